@@ -1,0 +1,1 @@
+"""Twenty lessons beside the code: `pytest lessons` runs them, README.md lists them."""

@@ -1,0 +1,160 @@
+"""The lessons' machinery: blocks run, quotes are compared, stubs fail, the table is true."""
+
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+
+from lessons.check import find, load, verdict
+from lessons.conftest import blocks, quote_differs, run_lesson
+from lessons.figures import FOLDER, LIMIT, draw
+
+ROOT = Path(__file__).parent.parent
+LESSONS = sorted((ROOT / "lessons").glob("[0-9][0-9]_*.md"))
+ROWS = re.findall(r"^\| (\d\d) \| (.*?) \| (.*?) \| (.*?) \|$",
+                  (ROOT / "lessons/README.md").read_text(), re.M)
+each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+
+
+def numbers(folder):
+    return sorted(path.name[:2] for path in (ROOT / "lessons" / folder).glob("[0-9][0-9]_*.py"))
+
+
+# ---- exercises -------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("number", numbers("checks"))
+def test_stub_fails_and_solution_passes(number):
+    assert "NotImplementedError" in verdict(number, "exercises"), "solved or broken stub"
+    assert verdict(number, "solutions") == ""
+
+
+@pytest.mark.parametrize("number", numbers("exercises"))
+def test_stub_has_a_hint(number):
+    assert "Hint" in find("exercises", number).read_text()
+
+
+def test_check_command_answers():
+    run = [sys.executable, "-m", "lessons.check"]
+    wrong = subprocess.run([*run, "00"], cwd=ROOT, capture_output=True, text=True)
+    assert wrong.returncode == 1 and wrong.stdout.startswith("not yet: NotImplementedError")
+    unknown = subprocess.run([*run, "77"], cwd=ROOT, capture_output=True, text=True)
+    assert unknown.returncode == 1 and "expected the number of a lesson" in unknown.stderr
+
+
+def test_exercise_00_tells_common_mistakes():
+    check = load(find("checks", "00")).check
+
+    class ByIndex:
+        def read_evenly(path, frames):
+            clip, _ = load(find("exercises", "00")).read_gif(path)
+            return clip[[k * len(clip) // frames for k in range(frames)]]
+    with pytest.raises(AssertionError, match="stays longest.*expected frames .*got"):
+        check(ByIndex)
+
+
+# ---- figures ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("number", numbers("figures"))
+def test_figures_are_rebuilt_by_their_script(number, tmp_path):
+    kept = {path.name for path in FOLDER.glob(f"{number}_*") if path.suffix in (".gif", ".png")}
+    if not getattr(load(find("figures", number)), "SLOW", False):
+        assert {path.name for path in draw(number, tmp_path)} == kept
+    assert kept and all((FOLDER / name).stat().st_size <= LIMIT for name in kept)
+
+
+@each_lesson
+def test_pictures_are_files_here(path):
+    for target in re.findall(r"!\[.*?\]\((.*?)\)", path.read_text()):
+        assert (path.parent / target).is_file(), target
+        assert find("figures", path.name[:2]), "no script draws it"
+
+
+# ---- form ------------------------------------------------------------------------------------
+
+@each_lesson
+def test_lesson_has_the_form(path):
+    text = path.read_text()
+    lengths = [code.count("\n") + 1 for _, info, code in blocks(text) if info.startswith("python")]
+    assert max(lengths) <= 15 and statistics.median(lengths) <= 8, lengths
+    words = len(re.sub(r"```.*?```", "", text, flags=re.S).split())
+    assert 600 <= words <= 1200, words
+    assert "Break it" in text and f"lessons.check {path.name[:2]}" in text
+
+
+@each_lesson
+def test_lesson_has_exercise_check_and_solution(path):
+    for folder in ("exercises", "checks", "solutions"):
+        assert find(folder, path.name[:2]).stem == path.stem
+
+
+def test_table_tells_the_truth():
+    assert [row[0] for row in ROWS] == [f"{number:02}" for number in range(20)]
+    linked = set()
+    for number, lesson, modules, test in ROWS:
+        names = re.findall(r"`(\w+)`", modules)
+        if link := re.search(r"\((\d\d_\w+\.md)\)", lesson):
+            linked.add(link[1])
+            assert link[1].startswith(number) and (ROOT / "lessons" / link[1]).is_file()
+            assert all((ROOT / f"tinygif/{name}.py").is_file() for name in names), names
+            assert (ROOT / "tests" / test.strip("`")).is_file(), test
+        else:
+            assert lesson.endswith("(to come)"), lesson
+    assert linked == {path.name for path in LESSONS}
+    named = set(re.findall(r"`(\w+)`", " ".join(row[2] for row in ROWS)))
+    assert {path.stem for path in (ROOT / "tinygif").glob("*.py")} - {"__init__"} <= named
+
+
+# ---- the runner ------------------------------------------------------------------------------
+
+def lesson(folder, text):
+    path = folder / "00_try.md"
+    path.write_text(text)
+    return path
+
+
+def test_blocks_share_a_namespace_in_an_empty_folder(tmp_path):
+    path = lesson(tmp_path, "a\n```python\nx = 1\nopen('file', 'w').close()\n```\n"
+                  "```bash\nnot python\n```\n```python\nimport os\n"
+                  "assert x == 1 and os.listdir() == ['file']\n```\n")
+    run_lesson(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["00_try.md"]
+
+
+def test_failures_have_the_lessons_own_line(tmp_path):
+    path = lesson(tmp_path, "title\n\n```python\nx = 1\n```\n\n```python\ny = 2\n"
+                  "assert x == y\n```")
+    with pytest.raises(AssertionError) as caught:
+        run_lesson(path)
+    last = traceback.extract_tb(caught.value.__traceback__)[-1]
+    assert (last.filename, last.lineno, last.line) == (str(path), 9, "assert x == y")
+
+
+def test_pytest_collects_and_reports_lessons(tmp_path):
+    shutil.copy(ROOT / "lessons/conftest.py", tmp_path)
+    lesson(tmp_path, "```python\nx = 1\n```\n\n```python\nassert x == 2\n```\n")
+    (tmp_path / "notes.md").write_text("```python\n1 / 0\n```")
+    run = subprocess.run([sys.executable, "-m", "pytest", "-q", str(tmp_path)],
+                         capture_output=True, text=True)
+    assert "1 failed" in run.stdout and "00_try.md:6: AssertionError" in run.stdout, run.stdout
+
+
+@pytest.mark.parametrize("text, message", [
+    ("```python\nx = 1\n", "even number of ``` fences, got 1, the last in line 1"),
+    ("```python skip\nx = 1\n```", "expected ```python alone"),
+    ("```python quote=textwrap.indent\ndef indent():\n```", "00_try.md:1: expected the source"),
+])
+def test_lessons_that_drift_are_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run_lesson(lesson(tmp_path, text))
+
+
+def test_quotes_are_compared_with_the_source():
+    source = (ROOT / "lessons/check.py").read_text()
+    code = source[source.index("def load(") : source.index("def verdict(")].rstrip()
+    assert quote_differs("lessons.check.load", code) == ""
+    assert "-    return module2" in quote_differs("lessons.check.load", code + "2")

@@ -1,0 +1,7 @@
+"""tinygif: text-to-GIF diffusion, small enough to read."""
+
+from tinygif.gif import read_gif, write_gif
+from tinygif.pipeline import Pipeline, load
+
+__version__ = "0.1.0"
+__all__ = ["Pipeline", "load", "read_gif", "write_gif"]

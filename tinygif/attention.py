@@ -1,0 +1,118 @@
+"""Attention, apart over space and over time, and to the words of the prompt.
+
+A clip of f frames of h x w pixels has (f h w)^2 pairs of pixels; attention within a frame and then
+along time at each pixel looks at f (h w)^2 + h w f^2 of them (factorised as in Video Diffusion
+Models, Ho et al. 2022, section 3). Every layer here is `x + something that starts at zero`.
+Lesson 06.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Key
+
+from tinygif.position import rotary
+
+Clip = Float[Array, "f c h w"]
+
+
+def zeroed(layer: eqx.Module) -> eqx.Module:
+    """The same layer with all its weights zero, so that a residual branch starts as nothing."""
+    return jax.tree.map(lambda a: jnp.zeros_like(a) if eqx.is_array(a) else a, layer)
+
+
+def softmax_attention(
+    q: Float[Array, "n heads d"],
+    k: Float[Array, "m heads d"],
+    v: Float[Array, "m heads d"],
+    bias: Float[Array, "heads n m"] | None = None,
+    mask: Bool[Array, " m"] | None = None,
+) -> Float[Array, "n heads d"]:
+    """softmax(q k / sqrt(d) + bias) v (Vaswani et al. 2017, eq. 1); False in `mask` hides a key."""
+    scores = jnp.einsum("nhd,mhd->hnm", q, k).astype(jnp.float32) / q.shape[-1] ** 0.5
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask[None, None, :], scores, -1e30)
+    return jnp.einsum("hnm,mhd->nhd", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
+
+
+def linear_attention(
+    q: Float[Array, "n heads d"], k: Float[Array, "n heads d"], v: Float[Array, "n heads d"]
+) -> Float[Array, "n heads d"]:
+    """Attention whose cost grows with n, not n^2 (Shen et al. 2021, eq. 4).
+
+    Queries are normalised over features, keys over tokens; k^T v is summed first.
+    """
+    q = jax.nn.softmax(q, axis=-1) / q.shape[-1] ** 0.5
+    k = jax.nn.softmax(k, axis=0)
+    return jnp.einsum("nhd,hde->nhe", q, jnp.einsum("nhd,nhe->hde", k, v))
+
+
+class Attention(eqx.Module):
+    """Multi-head attention on tokens, with its norm before it and a zero projection after it.
+
+    Attends to `context` when given, else to itself. `linear` picks linear attention, `rotate`
+    turns queries and keys by their place.
+    """
+
+    norm: eqx.nn.RMSNorm
+    q: eqx.nn.Linear
+    kv: eqx.nn.Linear
+    out: eqx.nn.Linear
+    heads: int = eqx.field(static=True)
+    linear: bool = eqx.field(static=True)
+    rotate: bool = eqx.field(static=True)
+
+    def __init__(
+        self, dim: int, heads: int, head_dim: int, *, context_dim: int | None = None,
+        linear: bool = False, rotate: bool = False, key: Key[Array, ""],
+    ):  # fmt: skip
+        q_key, kv_key, out_key = jax.random.split(key, 3)
+        inner = heads * head_dim
+        self.norm = eqx.nn.RMSNorm(dim)
+        self.q = eqx.nn.Linear(dim, inner, use_bias=False, key=q_key)
+        self.kv = eqx.nn.Linear(context_dim or dim, 2 * inner, use_bias=False, key=kv_key)
+        self.out = zeroed(eqx.nn.Linear(inner, dim, key=out_key))
+        self.heads, self.linear, self.rotate = heads, linear, rotate
+
+    def __call__(
+        self,
+        x: Float[Array, "n dim"],
+        context: Float[Array, "m context"] | None = None,
+        *,
+        bias: Float[Array, "heads n m"] | None = None,
+        mask: Bool[Array, " m"] | None = None,
+    ) -> Float[Array, "n dim"]:
+        y = jax.vmap(self.norm)(x)
+        q = jax.vmap(self.q)(y)
+        k, v = jnp.split(jax.vmap(self.kv)(y if context is None else context), 2, axis=-1)
+        q, k, v = (rearrange(a, "n (h d) -> n h d", h=self.heads) for a in (q, k, v))
+        if self.rotate:
+            q, k = rotary(q), rotary(k)
+        y = linear_attention(q, k, v) if self.linear else softmax_attention(q, k, v, bias, mask)
+        return x + jax.vmap(self.out)(rearrange(y, "n h d -> n (h d)"))
+
+
+def over_space(attention: Attention, x: Clip) -> Clip:
+    """Each frame's pixels attend to each other; no frame sees another."""
+    h = x.shape[2]
+    y = jax.vmap(attention)(rearrange(x, "f c h w -> f (h w) c"))
+    return rearrange(y, "f (h w) c -> f c h w", h=h)
+
+
+def over_time(attention: Attention, x: Clip, bias: Float[Array, "heads f f"]) -> Clip:
+    """Each pixel attends to itself in the other frames; no pixel sees another."""
+    h = x.shape[2]
+    y = jax.vmap(lambda tokens: attention(tokens, bias=bias))(rearrange(x, "f c h w -> (h w) f c"))
+    return rearrange(y, "(h w) f c -> f c h w", h=h)
+
+
+def to_text(
+    attention: Attention, x: Clip, states: Float[Array, "n d"], mask: Bool[Array, " n"]
+) -> Clip:
+    """Every pixel of every frame attends to the words of the prompt."""
+    f, _, h, _ = x.shape
+    y = attention(rearrange(x, "f c h w -> (f h w) c"), states, mask=mask)
+    return rearrange(y, "(f h w) c -> f c h w", f=f, h=h)

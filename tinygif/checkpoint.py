@@ -1,0 +1,159 @@
+"""Checkpoints: named arrays with the whole config inside, written so that a kill loses nothing.
+
+`state.safetensors` alone suffices to resume; `model.safetensors` holds the averaged weights to sample
+from, and is derived from it. Both carry the config, the vocabulary and the step as JSON. Names are
+the paths of the pytree, so a renamed or reshaped layer is refused with its name. Lesson 15.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from tinygif.config import Config, from_dict
+from tinygif.training import TrainState, init_state
+from tinygif.unet import TextToGif
+
+MODEL, STATE = "model.safetensors", "state.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or read; the message says what to do."""
+
+
+def named(tree: PyTree) -> dict[str, jax.Array]:
+    """Every array of a pytree by its path, such as `unet.stem.weight`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(tree, eqx.is_array))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def write(path: Path, tree: PyTree, metadata: dict[str, str]) -> None:
+    """Write a pytree's arrays: to a temporary file first, flushed to disk, then renamed."""
+    from safetensors.numpy import save
+
+    # safetensors takes the memory as it lies: anything but C order would be written scrambled
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in named(tree).items()}
+    part = path.with_suffix(".part")
+    try:
+        with open(part, "wb") as file:
+            file.write(save(arrays, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"could not write {path} ({error.strerror}); the last good checkpoint is untouched. "
+            "Free some space or choose another --out."
+        ) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The JSON strings stored beside the arrays, without reading the arrays."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
+    if "config" not in metadata:
+        raise CheckpointError(f"{path} holds weights, but no tinygif config: not one of ours?")
+    return metadata
+
+
+def read(path: Path, template: PyTree) -> PyTree:
+    """Fill a pytree of shapes with the arrays of a file, by name; refuse what does not fit."""
+    from safetensors.numpy import load_file
+
+    arrays, wanted = load_file(path), named_shapes(template)
+    wrong = [f"missing {name}" for name in wanted if name not in arrays]
+    wrong += [f"not expected {name}" for name in arrays if name not in wanted]
+    wrong += [
+        f"{name} has shape {arrays[name].shape}, expected {shape}"
+        for name, shape in wanted.items()
+        if name in arrays and arrays[name].shape != shape
+    ]
+    if wrong:
+        some = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise CheckpointError(f"{path} does not fit its own config: {some}")
+    fill = lambda key, leaf: (  # noqa: E731
+        jax.numpy.asarray(arrays[jax.tree_util.keystr(key, simple=True, separator=".")], leaf.dtype)
+        if is_shape(leaf) else leaf
+    )  # fmt: skip
+    return jax.tree_util.tree_map_with_path(fill, template)
+
+
+def is_shape(leaf: object) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def named_shapes(template: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(template, is_shape))
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")  # noqa: E731
+    return {name(path): leaf.shape for path, leaf in leaves}
+
+
+def metadata(config: Config, words: list[str], step: int) -> dict[str, str]:
+    values = {"config": dataclasses.asdict(config), "words": words, "step": step}
+    return {name: json.dumps(value) for name, value in values.items()}
+
+
+def save(folder: Path, state: TrainState, config: Config, words: list[str]) -> None:
+    """Write both files of a run; at every moment each of them is whole."""
+    about = metadata(config, words, int(state.step))
+    write(folder / STATE, state, about)
+    write(folder / MODEL, state.ema, about)
+
+
+def load_state(folder: Path) -> tuple[TrainState, Config, list[str]]:
+    """The state to resume from, with the run's own config and vocabulary."""
+    path = folder / STATE
+    if not path.exists():
+        raise CheckpointError(f"nothing to resume: there is no {path}. Start without --resume.")
+    config, words = parse(read_metadata(path))
+    make = lambda: init_state(config, len(words) + 2, key=jax.random.key(0))  # noqa: E731
+    return read(path, eqx.filter_eval_shape(make)), config, words
+
+
+def load_model(path: Path) -> tuple[TextToGif, Config, list[str], int]:
+    """Averaged weights, config, vocabulary and step of a `model.safetensors`."""
+    about = read_metadata(path)
+    config, words = parse(about)
+    make = lambda: TextToGif(  # noqa: E731
+        config.data, config.model, len(words) + 2, key=jax.random.key(0)
+    )
+    return read(path, eqx.filter_eval_shape(make)), config, words, json.loads(about["step"])
+
+
+def parse(about: dict[str, str]) -> tuple[Config, list[str]]:
+    try:
+        return from_dict(Config, json.loads(about["config"])), json.loads(about["words"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"this checkpoint's config is of another version: {error}") from error
+
+
+def check_room(folder: Path, state: TrainState) -> None:
+    """Before training: can the folder be written, and is there room for the checkpoints?"""
+    size = sum(leaf.nbytes for leaf in named(state).values())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"tinygif")
+        probe.unlink()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write to {folder} ({error.strerror}): choose another --out"
+        ) from error
+    free, need = shutil.disk_usage(folder).free, 3 * size
+    if free < need:
+        raise CheckpointError(
+            f"{folder} has {free / 1e6:.0f} MB free, this run needs {need / 1e6:.0f} MB for its "
+            "checkpoints: free some space or choose another --out"
+        )

@@ -1,0 +1,193 @@
+"""Every choice of a run, as frozen dataclasses, and the few presets. Lesson 15.
+
+`train.py` turns each field into a flag of the same name; a checkpoint carries all of them.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tinygif import schedule as schedules
+from tinygif.diffusion import Prediction, Weighting
+from tinygif.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on."""
+
+    dataset: Literal["moving_mnist"] = "moving_mnist"
+    size: int = 32
+    """Side of a clip in pixels."""
+    frames: int = 16
+    channels: Literal[1, 3] = 1
+    """1 is gray; 3 colours the digits and names the colours in the captions."""
+    fps: int = 8
+    """Frames per second of the GIFs that are written."""
+    digits: Literal[1, 2] = 1
+    """At most so many digits in a clip."""
+    digit_size: int | None = None
+    """Side of a digit in pixels; half of the clip's by default."""
+    hold_out: bool = True
+    """Keep some digit-direction pairs out of training, to be asked for afterwards."""
+    mnist_dir: str | None = None
+    """A folder with the four MNIST files, or "bundled"; else the cache, a download, the bundled."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The U-Net and the text encoder. A level is a resolution; 0 is the largest."""
+
+    width: int = 64
+    """Channels of level 0."""
+    multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    """Channels of each level, in widths."""
+    blocks: int = 1
+    """Residual blocks per level, on the way down and on the way up."""
+    patch: int = 2
+    """The stem folds patch x patch pixels into channels."""
+    time_patch: int = 1
+    """The stem folds groups of so many frames into channels."""
+    heads: int = 4
+    head_dim: int = 32
+    space_attention: tuple[int, ...] = (2, 3)
+    """Levels with attention over space."""
+    time_attention: tuple[int, ...] = (0, 1, 2, 3)
+    """Levels with attention over time."""
+    text_attention: tuple[int, ...] = (2, 3)
+    """Levels with attention to the words."""
+    full_attention: int = 1024
+    """Pixels up to which attention over space is full; linear above."""
+    temporal_conv: bool = False
+    """Add a convolution along time after each residual block (2+1-D)."""
+    pixel_shuffle: bool = False
+    """Upsample by pixel shuffle instead of resize and convolution."""
+    checkpoint_gradients: bool = False
+    """Recompute blocks in the backward pass: less memory, more time."""
+    text_width: int = 128
+    text_depth: int = 2
+    max_tokens: int = 16
+    """Longest prompt in words."""
+
+    def check(self, *, frames: int, size: int) -> None:
+        """Refuse clips that the stem and the levels cannot fold."""
+        fold = self.patch * 2 ** (len(self.multipliers) - 1)
+        if size % fold or size < fold:
+            raise ValueError(
+                f"expected a size that is a multiple of {fold} (patch {self.patch}, halved "
+                f"{len(self.multipliers) - 1} times), got {size}"
+            )
+        if frames % self.time_patch or frames < 1:
+            raise ValueError(
+                f"expected frames that are a multiple of {self.time_patch}, which the stem folds "
+                f"into one, got {frames}"
+            )
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Noise, and what the network says of it."""
+
+    schedule: Literal["linear", "cosine", "scaled_linear", "rectified"] = "cosine"
+    diffusion_steps: int = 1000
+    """T, the steps of the schedule."""
+    zero_snr: bool = False
+    """Rescale the schedule to end in pure noise."""
+    shift: float = 1.0
+    """Multiply sigma / alpha by this: above 1 for clips that are redundant."""
+    predict: Prediction = "v"
+    measure: Prediction | None = None
+    """What the loss compares; what is predicted, by default."""
+    loss: Literal["l1", "l2", "huber"] = "l2"
+    weighting: Weighting = "uniform"
+    gamma: float = 5.0
+    """The ceiling of min-SNR and capped weights."""
+    drop_text: float = 0.1
+    """Share of captions replaced by the null prompt."""
+    guidance: float = 2.0
+    """Default of sampling: 0 ignores the prompt, 1 follows it, above 1 exaggerates it."""
+    sample_steps: int = 50
+    """Default of sampling."""
+
+    def build(self) -> Schedule:
+        """The schedule these fields describe."""
+        curve = schedules.SCHEDULES[self.schedule](self.diffusion_steps)
+        curve = schedules.zero_terminal_snr(curve) if self.zero_snr else curve
+        return curve if self.shift == 1 else schedules.shift(curve, self.shift)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How it is trained."""
+
+    steps: int | None = None
+    """Optimizer steps; overrides minutes."""
+    minutes: float | None = None
+    """Fix the number of steps so that the run takes about this long."""
+    batch_size: int = 16
+    accumulate: int = 1
+    """Split a batch in so many parts, one after another: less memory."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 3e-4
+    """Of AdamW, which also serves vectors and embeddings when Muon has the matrices."""
+    muon_rate: float = 0.02
+    weight_decay: float = 0.01
+    warmup: int = 100
+    """Steps in which the learning rate rises from 0."""
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.999
+    """Decay of the average of weights that is sampled from."""
+    bfloat16: bool = False
+    """Compute in bfloat16; weights and optimizer stay float32."""
+    seed: int = 0
+    sample_every: int = 500
+    """Steps between grids of sample GIFs."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+
+    def __post_init__(self):
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}"
+            )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    preset: Literal["tiny", "small", "base"] = "tiny"
+    """tiny: two CPU cores, minutes; small: one GPU, minutes; base: width 64, four levels."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """A config from the plain values of `dataclasses.asdict`, as they come back from JSON."""
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    strange = sorted(set(values) - set(known))
+    if strange:
+        raise ValueError(f"unknown fields of {cls.__name__}: {strange}; expected {sorted(known)}")
+    parts = {"data": DataConfig, "model": ModelConfig, "diffusion": DiffusionConfig, "train": TrainConfig}
+    out = {}
+    for name, value in values.items():
+        if name in parts:
+            value = from_dict(parts[name], value)
+        out[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**out)
+
+
+TINY = Config(
+    preset="tiny",
+    model=ModelConfig(
+        width=128, multipliers=(1, 2), patch=4, time_patch=4, space_attention=(1,),
+        time_attention=(0, 1), text_attention=(1,),
+    ),
+    diffusion=DiffusionConfig(shift=3.0),
+    train=TrainConfig(minutes=13.0, optimizer="muon", learning_rate=2e-3, warmup=50),
+)  # fmt: skip
+PRESETS = {"tiny": TINY}

@@ -1,0 +1,132 @@
+"""The forward process, the three things a network can predict, and the loss.
+
+`x_t = alpha x0 + sigma eps` (DDPM, Ho et al. 2020, eq. 4). A network sees x_t and predicts the
+noise `eps`, the clip `x0`, or the velocity `v` (Salimans and Ho 2022, section 4; for rectified flow
+v = eps - x0). Each is `a x0 + b eps` for two numbers a and b, so with x_t it makes a pair of linear
+equations that can be solved for whichever is wanted. Lessons 01 and 04.
+"""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tinygif.schedule import Schedule
+
+Prediction = Literal["eps", "x0", "v"]
+Weighting = Literal["uniform", "min_snr", "capped"]
+Step = Int[Array, ""] | int
+
+
+def q_sample(
+    schedule: Schedule, x0: Float[Array, "*x"], t: Step, eps: Float[Array, "*x"]
+) -> Float[Array, "*x"]:
+    """Noise a clip to step t in one jump: `alpha[t] x0 + sigma[t] eps`."""
+    return schedule.alpha[t] * x0 + schedule.sigma[t] * eps
+
+
+def coefficients(schedule: Schedule, t: Step, kind: Prediction) -> tuple[Array, Array]:
+    """The numbers (a, b) with which a prediction of this kind is `a x0 + b eps`."""
+    zero, one = jnp.zeros_like(schedule.alpha[t]), jnp.ones_like(schedule.alpha[t])
+    if kind == "eps":
+        return zero, one
+    if kind == "x0":
+        return one, zero
+    if kind == "v":
+        return (-one, one) if schedule.flow else (-schedule.sigma[t], schedule.alpha[t])
+    raise ValueError(f"expected a prediction of 'eps', 'x0' or 'v', got {kind!r}")
+
+
+def target(
+    schedule: Schedule, x0: Float[Array, "*x"], t: Step, eps: Float[Array, "*x"], kind: Prediction
+) -> Float[Array, "*x"]:
+    """What a perfect network would predict."""
+    a, b = coefficients(schedule, t, kind)
+    return a * x0 + b * eps
+
+
+def to_x0(
+    schedule: Schedule,
+    prediction: Float[Array, "*x"],
+    x_t: Float[Array, "*x"],
+    t: Step,
+    kind: Prediction,
+) -> Float[Array, "*x"]:
+    """The clip that a prediction stands for, at t >= 1.
+
+    Solves `x_t = alpha x0 + sigma eps` and `prediction = a x0 + b eps` for x0.
+    """
+    if kind == "x0":
+        return prediction
+    a, b = coefficients(schedule, t, kind)
+    alpha, sigma = schedule.alpha[t], schedule.sigma[t]
+    return (b * x_t - sigma * prediction) / (b * alpha - a * sigma)
+
+
+def to_eps(
+    schedule: Schedule, x0: Float[Array, "*x"], x_t: Float[Array, "*x"], t: Step
+) -> Float[Array, "*x"]:
+    """The noise that must have been added to x0 to give x_t, at t >= 1."""
+    return (x_t - schedule.alpha[t] * x0) / schedule.sigma[t]
+
+
+def check_prediction(schedule: Schedule, kind: Prediction) -> None:
+    """Refuse the pair that cannot be sampled: eps says nothing of x0 where alpha[T] is 0."""
+    if kind == "eps" and float(schedule.alpha[-1]) == 0.0:
+        raise ValueError(
+            "eps-prediction cannot start from pure noise: this schedule ends with alpha[T] = 0, "
+            "where eps says nothing about x0. Predict 'v' or 'x0', or use a schedule without "
+            "zero terminal SNR."
+        )
+
+
+def distance(error: Float[Array, "*x"], kind: Literal["l1", "l2", "huber"]) -> Float[Array, ""]:
+    """Mean of |e|, e^2, or Huber's mix of both (quadratic below 1, linear above, times 2)."""
+    if kind == "l2":
+        return jnp.mean(error**2)
+    if kind == "l1":
+        return jnp.mean(jnp.abs(error))
+    size = jnp.abs(error)
+    return jnp.mean(jnp.where(size < 1, error**2, 2 * size - 1))
+
+
+def weight(
+    schedule: Schedule, t: Step, kind: Prediction, name: Weighting, gamma: float
+) -> Float[Array, ""]:
+    """How much step t counts in a loss that is measured on `kind`.
+
+    min-SNR (Hang et al. 2023, eq. 9) weighs the error of x0 by min(SNR, gamma); `capped` weighs it
+    as a uniform loss on `kind` does, but by gamma at most. An error of x0 is an error of
+    `a - b alpha / sigma` times its size in any other kind.
+    """
+    if name == "uniform":
+        return jnp.ones(())
+    a, b = coefficients(schedule, t, kind)
+    ratio = schedule.alpha[t] / schedule.sigma[t]
+    share = jnp.maximum((a - b * ratio) ** 2, 1e-12)
+    if name == "min_snr" and kind == "eps":  # SNR over SNR: no 0 / 0 where alpha is 0
+        return jnp.minimum(1.0, gamma / share)
+    return jnp.minimum(ratio**2 if name == "min_snr" else share, gamma) / share
+
+
+def loss(
+    schedule: Schedule,
+    prediction: Float[Array, "*x"],
+    x0: Float[Array, "*x"],
+    t: Step,
+    eps: Float[Array, "*x"],
+    *,
+    predict: Prediction,
+    measure: Prediction | None = None,
+    kind: Literal["l1", "l2", "huber"] = "l2",
+    weighting: Weighting = "uniform",
+    gamma: float = 5.0,
+) -> Float[Array, ""]:
+    """The loss of one prediction, measured on `measure` (what was predicted, when None)."""
+    measure = measure or predict
+    if measure != predict:
+        x_t = q_sample(schedule, x0, t, eps)
+        guess = to_x0(schedule, prediction, x_t, t, predict)
+        prediction = target(schedule, guess, t, to_eps(schedule, guess, x_t, t), measure)
+    error = prediction - target(schedule, x0, t, eps, measure)
+    return weight(schedule, t, measure, weighting, gamma) * distance(error, kind)

@@ -1,0 +1,270 @@
+"""Clips in and out of files: GIF, PNG strip, MP4; and the way into the model's range and back.
+
+A clip is an array `uint8 (f, h, w, c)` and, for a GIF, one delay in milliseconds per frame.
+GIF89a specification: https://www.w3.org/Graphics/GIF/spec-gif89a.txt
+Lesson 00.
+"""
+
+import io
+import math
+import os
+import struct
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float, Int, UInt8
+from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
+
+
+class GifError(ValueError):
+    """A file that is not a GIF, is broken, or is larger than the reader was told to accept."""
+
+
+def to_model(clip: UInt8[Array | np.ndarray, "*b f h w c"]) -> Float[Array, "*b f c h w"]:
+    """Clips in 0..255 to float32 in [-1, 1], channels first."""
+    if clip.dtype != np.uint8 or clip.ndim < 4:
+        raise ValueError(f"expected a clip uint8 (..., f, h, w, c), got {clip.dtype} "
+                         f"{clip.shape}: pass clips as read_gif and the datasets give them")
+    x = jnp.asarray(clip).astype(jnp.float32) / 127.5 - 1
+    return rearrange(x, "... f h w c -> ... f c h w")
+
+
+def to_clip(x: Float[Array | np.ndarray, "*b f c h w"]) -> UInt8[np.ndarray, "*b f h w c"]:
+    """Model range [-1, 1], channels first, to clips in 0..255. Values outside are clipped."""
+    x = np.asarray(x, np.float32)
+    if np.isnan(x).any():
+        raise ValueError("expected numbers around [-1, 1], got NaN: "
+                         "lower the learning rate or the guidance, or use float32")
+    # Clip first: 256 becomes 0 in uint8, so the brightest pixels would turn black.
+    x = np.round((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
+    return rearrange(x, "... f c h w -> ... f h w c")
+
+
+def encode_gif(clip: UInt8[np.ndarray, "f h w c"], delays: Sequence[int] | np.ndarray) -> bytes:
+    """The bytes of a GIF that loops for ever and keeps every frame, also equal neighbours.
+
+    Clips of at most 256 colours, and so all gray ones, are stored exactly; others get one
+    palette for the whole clip (median cut, no dithering). `delays` are milliseconds per frame,
+    multiples of 10 from 20 to 655350: a GIF stores hundredths and players replace 0 and 10.
+    """
+    _check_clip(clip)
+    delays = np.asarray(delays)
+    if delays.shape != clip.shape[:1] or ((delays % 10 != 0) | (delays < 20)).any() \
+            or (delays > 655350).any():
+        raise ValueError(f"expected {len(clip)} delays in ms, multiples of 10 from 20 to 655350, "
+                         f"got {delays.tolist()}: round them to hundredths of a second")
+    frames = _indexed(clip)
+    # PIL's own save merges equal neighbours, so the file is put together from its parts.
+    parts, _ = GifImagePlugin.getheader(frames[0], info={"loop": 0})
+    for frame, delay in zip(frames, delays):
+        parts += GifImagePlugin.getdata(frame, (0, 0), duration=int(delay))
+    return b"".join(parts) + b";"
+
+
+def fps_delays(frames: int, fps: int | float) -> Int[np.ndarray, " {frames}"]:
+    """Delays in ms that a GIF holds; at 30 a second 30, 40, 30: the total is right to 5 ms."""
+    if not 0 < fps <= 50:
+        raise ValueError(f"expected 0 < fps <= 50, got {fps}: a GIF frame lasts 20 ms or more")
+    return 10 * np.diff(np.round(np.arange(frames + 1) * 100 / fps)).astype(int)
+
+
+def write_gif(path: str | Path, clip: UInt8[np.ndarray, "f h w c"], fps: int | float = 10,
+              delays: Sequence[int] | np.ndarray | None = None) -> None:
+    """Write a GIF at `fps` frames a second (at most 50), or with one delay in ms per frame."""
+    delays = fps_delays(len(clip), fps) if delays is None else delays
+    _replace(Path(path), encode_gif(clip, delays))
+
+
+def read_gif(path: str | Path, max_pixels: int = 2**26, max_frames: int = 1000,
+             background: tuple[int, int, int] = (255, 255, 255),
+             ) -> tuple[UInt8[np.ndarray, "f h w 3"], Int[np.ndarray, " f"]]:
+    """All frames of a GIF as a player shows them, and their delays in ms.
+
+    Frames are composited, transparency on `background`; delays of 0 and 10 ms become 100, as
+    in browsers. `max_pixels` bounds frames * height * width, before anything is decoded.
+    Raises GifError for a broken or too large file; a missing file stays an OSError.
+    """
+    data = Path(path).read_bytes()
+    try:
+        return _decode(data, max_pixels, max_frames, background)
+    except Exception as error:  # Pillow raises OSError, SyntaxError, EOFError, ValueError, ...
+        raise GifError(f"expected a GIF, could not read {path} ({error}): "
+                       "convert it again, or leave it out") from error
+
+
+def resample(clip: UInt8[np.ndarray, "f h w c"], delays: Sequence[int] | np.ndarray,
+             frames: int) -> UInt8[np.ndarray, "{frames} h w c"]:
+    """What a player shows at times 0, 1/frames, 2/frames, ... of the clip's duration."""
+    ends = np.cumsum(np.asarray(delays, np.int64))
+    if frames < 1 or len(ends) != len(clip) or len(clip) == 0 or np.diff(ends, prepend=0).min() < 1:
+        raise ValueError(f"expected frames >= 1 and a positive delay for each of {len(clip)} "
+                         f"frames, got {frames} and {list(delays)}: pass both as read_gif gives")
+    # Both sides times `frames`: integers, so a frame starts exactly where the last one ends.
+    return clip[np.searchsorted(ends * frames, np.arange(frames) * ends[-1], side="right")]
+
+
+def enlarge(clip: UInt8[np.ndarray, "*f h w c"], scale: int) -> UInt8[np.ndarray, "*f h2 w2 c"]:
+    """Every pixel becomes scale x scale pixels."""
+    return clip.repeat(scale, axis=-3).repeat(scale, axis=-2)
+
+
+def strip(clip: UInt8[np.ndarray, "f h w c"]) -> UInt8[np.ndarray, "h fw c"]:
+    """The frames side by side, time from left to right."""
+    return rearrange(clip, "f h w c -> h (f w) c")
+
+
+def grid(clips: Sequence[np.ndarray] | UInt8[np.ndarray, "b f h w c"], columns: int | None = None,
+         captions: Sequence[str] | None = None, scale: int = 1) -> UInt8[np.ndarray, "f h2 w2 c"]:
+    """Clips of one shape in one clip on white, row by row, each above its caption.
+
+    Clips are enlarged first. Captions wrap; a cell is at least as wide as its longest word.
+    """
+    shapes = {clip.shape for clip in clips}
+    if len(shapes) != 1 or (captions is not None and len(captions) != len(clips)):
+        raise ValueError(f"expected clips of one shape, and no captions or one for each, got "
+                         f"{len(clips)} clips {shapes}, captions {captions}: resample or crop them")
+    cells = np.stack([enlarge(clip, scale) for clip in clips])
+    if captions is not None:
+        labels = _labels(captions, cells.shape[3])[:, None, :, :, None]
+        extra = labels.shape[3] - cells.shape[3]
+        pad = [(0, 0), (0, 0), (0, labels.shape[2]), (extra // 2, extra - extra // 2), (0, 0)]
+        cells = np.pad(cells, pad, constant_values=255)
+        cells[:, :, -labels.shape[2] :] = labels
+    columns = columns or math.ceil(math.sqrt(len(cells)))
+    cells = np.pad(cells, [(0, -len(cells) % columns), (0, 0), (0, 4), (0, 4), (0, 0)],
+                   constant_values=255)
+    whole = rearrange(cells, "(i j) f h w c -> f (i h) (j w) c", j=columns)
+    return np.pad(whole, [(0, 0), (4, 0), (4, 0), (0, 0)], constant_values=255)
+
+
+def write(path: str | Path, clip: UInt8[np.ndarray, "f h w c"], fps: int | float = 10) -> None:
+    """Write a clip as its extension says: .gif, .mp4, or .png (the frames side by side)."""
+    path = Path(path)
+    _check_clip(clip)
+    match path.suffix.lower():
+        case ".gif":
+            write_gif(path, clip, fps)
+        case ".png":
+            file = io.BytesIO()
+            image = strip(clip)
+            Image.fromarray(image[..., 0] if clip.shape[-1] == 1 else image).save(file, "PNG")
+            _replace(path, file.getvalue())
+        case ".mp4":
+            _replace(path, _encode_mp4(clip, fps))
+        case other:
+            raise ValueError(f"expected a path ending in .gif, .png or .mp4, got {other!r} in "
+                             f"{path}: change the extension")
+
+
+def _check_clip(clip: np.ndarray) -> None:
+    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] not in (1, 3) or 0 in clip.shape \
+            or max(clip.shape[1:3]) > 65535:
+        raise ValueError(f"expected a clip uint8 (f, h, w, 1 or 3), got {clip.dtype} {clip.shape}: "
+                         "use to_clip for the output of a model")
+
+
+def _indexed(clip: np.ndarray) -> list[Image.Image]:
+    """The frames as palette images that share one palette."""
+    rgb = np.broadcast_to(clip, (*clip.shape[:3], 3)).astype(np.uint32)
+    packed = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+    colours, index = np.unique(packed, return_inverse=True)
+    if len(colours) <= 256:
+        palette = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1)
+        palette = palette.astype(np.uint8).tobytes()
+    else:  # all frames as one tall image, hence one palette
+        tall = Image.fromarray(rearrange(clip, "f h w c -> (f h) w c")).quantize(256)
+        index, palette = np.asarray(tall), bytes(tall.getpalette())
+    frames = [Image.fromarray(frame) for frame in index.astype(np.uint8).reshape(packed.shape)]
+    for frame in frames:
+        frame.putpalette(palette)
+    return frames
+
+
+def _decode(data: bytes, max_pixels: int, max_frames: int, background: tuple[int, int, int],
+            ) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds, then Pillow. May raise anything."""
+    if data[:3] != b"GIF":
+        raise GifError(f"it starts with {data[:6]!r}")
+    width, height, count = _scan(data)
+    if not 0 < count <= max_frames or count * width * height > max_pixels:
+        raise GifError(f"{count} frames of {width}x{height}, accepted are 1 to {max_frames} "
+                       f"frames and {max_pixels} pixels in all")
+    frames, delays = [], []
+    with Image.open(io.BytesIO(data), formats=["GIF"]) as image:
+        size = image.size  # Pillow lets later frames enlarge the canvas, players do not
+        under = Image.new("RGBA", size, (*background, 255))
+        for number in range(count):
+            image.seek(number)
+            over = image.convert("RGBA").crop((0, 0, *size))
+            frames.append(np.asarray(Image.alpha_composite(under, over).convert("RGB")))
+            delay = image.info.get("duration", 0)
+            delays.append(delay if delay > 10 else 100)
+    return np.stack(frames), np.array(delays)
+
+
+def _scan(data: bytes) -> tuple[int, int, int]:
+    """Width, height and number of frames, from the block structure alone."""
+    def table(flags: int) -> int:
+        return 3 << (flags & 7) + 1 if flags & 128 else 0
+
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    at, count = 13 + table(flags), 0
+    while at < len(data) and data[at] != 0x3B:
+        if data[at] == 0x2C and at + 10 <= len(data):
+            left, top, w, h, flags = struct.unpack_from("<HHHHB", data, at + 1)
+            width, height, count = max(width, left + w), max(height, top + h), count + 1
+            at += 11 + table(flags)
+        elif data[at] == 0x21:
+            at += 2
+        else:
+            at += 1
+            continue
+        while at < len(data) and data[at]:
+            at += data[at] + 1
+        at += 1
+    return width, height, count
+
+
+def _labels(captions: Sequence[str], width: int) -> np.ndarray:
+    """Black text on white (b, height, width or more); no gray edges: they cost palette entries."""
+    font = ImageFont.load_default(11)
+    texts = [[line.replace(" ", "  ") for line in textwrap.wrap(
+        caption, max(1, width // 5), break_long_words=False)] or [""] for caption in captions]
+    width = max([width, *(math.ceil(font.getlength(t, "1")) + 2 for text in texts for t in text)])
+    images = [Image.new("L", (width, 13 * max(map(len, texts)) + 2), 255) for _ in texts]
+    for image, text in zip(images, texts):
+        draw = ImageDraw.Draw(image)
+        draw.fontmode = "1"
+        draw.multiline_text((width // 2, 0), "\n".join(text), 0, font, "ma", 2, "center")
+    return np.stack([np.asarray(image) for image in images])
+
+
+def _encode_mp4(clip: np.ndarray, fps: int | float) -> bytes:
+    try:
+        import imageio_ffmpeg  # noqa: F401
+    except ImportError as error:
+        raise ImportError('expected imageio-ffmpeg for .mp4, found none: '
+                          'pip install "tinygif[video]"') from error
+    import imageio.v3 as iio
+    h, w = clip.shape[1:3]
+    # H.264 stores colour at half size: an odd side makes a file that no player opens.
+    clip = np.pad(clip, [(0, 0), (0, h % 2), (0, w % 2), (0, 0)], mode="edge")
+    return iio.imwrite("<bytes>", np.broadcast_to(clip, (*clip.shape[:3], 3)), extension=".mp4",
+                       plugin="FFMPEG", fps=fps, macro_block_size=1)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write all or nothing: whoever reads `path` meanwhile sees the old file or the new one."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

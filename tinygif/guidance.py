@@ -1,0 +1,79 @@
+"""Functions from denoiser to denoiser: a prompt, guidance away from another, thresholds.
+
+A denoiser maps a noised batch and a step to the guessed clips, `(x_t (b f c h w), t) -> x0`.
+`Denoiser` makes one of a model, a schedule and a prompt; the rest wrap it. They are modules, not
+closures, so that one compiled sampling step serves every prompt and every guidance. Lesson 11.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from tinygif.diffusion import Prediction, check_prediction, to_x0
+from tinygif.schedule import Schedule
+from tinygif.text import Text
+
+Step = Int[Array, ""] | int
+
+
+class Denoiser(eqx.Module):
+    """A model with a schedule and a batch of prompts."""
+
+    model: eqx.Module
+    schedule: Schedule
+    text: Text
+    predict: Prediction = eqx.field(static=True)
+
+    def __check_init__(self):
+        if not isinstance(self.schedule.alpha, jax.core.Tracer):
+            check_prediction(self.schedule, self.predict)
+
+    def __call__(self, x_t: Float[Array, "b f c h w"], t: Step) -> Float[Array, "b f c h w"]:
+        level = jnp.asarray(t, jnp.float32) / self.schedule.T
+        prediction = jax.vmap(self.model, in_axes=(0, None, 0))(x_t, level, self.text)
+        return to_x0(self.schedule, prediction, x_t, t, self.predict)
+
+
+class Guided(eqx.Module):
+    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): away from one prompt, to another.
+
+    `away + scale (to - away)`: scale 0 is `away` alone, 1 is `to` alone, above 1 extrapolates.
+    Both run as one batch of twice the size. On x0 the formula is the same as on eps or v, since
+    its weights sum to one.
+    """
+
+    both: Denoiser
+    scale: Float[Array, ""]
+
+    def __call__(self, x_t: Float[Array, "b f c h w"], t: Step) -> Float[Array, "b f c h w"]:
+        away, to = jnp.split(self.both(jnp.concatenate([x_t, x_t]), t), 2)
+        return away + self.scale * (to - away)
+
+
+def guide(denoiser: Denoiser, away: Text, scale: float) -> Guided:
+    """Guide a denoiser away from `away`: the null prompt, or a negative one, for each example."""
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), away, denoiser.text)
+    both = Denoiser(denoiser.model, denoiser.schedule, both, denoiser.predict)
+    return Guided(both, jnp.asarray(scale, jnp.float32))
+
+
+class Thresholded(eqx.Module):
+    """Keep guesses in the range of clips, [-1, 1].
+
+    With a `percentile` p in (0, 1) the threshold is dynamic (Imagen, Saharia et al. 2022, section
+    2.3): s is the p-quantile of |x0| of an example, at least 1; clip to [-s, s], divide by s.
+    Without one, values are clipped to [-1, 1].
+    """
+
+    denoiser: eqx.Module
+    percentile: Float[Array, ""] | None = None
+
+    def __call__(self, x_t: Float[Array, "b *x"], t: Step) -> Float[Array, "b *x"]:
+        x0 = self.denoiser(x_t, t)
+        if self.percentile is None:
+            return jnp.clip(x0, -1, 1)
+        size = jnp.abs(x0).reshape(len(x0), -1)
+        s = jnp.maximum(jnp.quantile(size, self.percentile, axis=1), 1.0)
+        s = s.reshape(-1, *(1,) * (x0.ndim - 1))
+        return jnp.clip(x0, -s, s) / s

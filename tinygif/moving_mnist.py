@@ -1,0 +1,245 @@
+"""Moving MNIST with captions: handwritten digits that drift and bounce, as a function of an index.
+
+After Srivastava et al. 2015 ("Unsupervised Learning of Video Representations using LSTMs", section
+4), with a sentence for every clip. Digits come from MNIST where it can be had, else from the 1,797
+bundled digits of UCI optdigits. Lesson 14.
+"""
+
+import gzip
+import hashlib
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from tinygif.config import DataConfig
+
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+SHA256 = {
+    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+
+BUNDLED = "bundled"
+
+# direction -> (columns, rows) per step of motion; rows count downwards
+DIRECTIONS = {
+    "left": (-1, 0),
+    "right": (1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+    "up left": (-1, -1),
+    "up right": (1, -1),
+    "down left": (-1, 1),
+    "down right": (1, 1),
+    "still": (0, 0),
+}
+SPEEDS = {"slowly": 1 / 64, "": 1 / 32, "quickly": 1 / 16}  # clip sides per frame
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+VERBS = ("moving", "going", "moves", "goes")
+STILL = ("standing still", "stands still", "not moving")
+COLORS = {
+    "white": (255, 255, 255),
+    "red": (255, 60, 60),
+    "green": (60, 220, 60),
+    "blue": (80, 120, 255),
+    "yellow": (255, 230, 50),
+    "purple": (200, 80, 255),
+}
+HELD_OUT = (
+    (0, "right"), (1, "up left"), (2, "down"), (3, "up right"), (4, "left"), (5, "down left"),
+    (6, "up"), (7, "down right"), (8, "still"),
+)  # fmt: skip
+"""Digit-direction pairs that training never shows, unless `hold_out` is off."""
+
+WORDS = sorted(
+    {"a", "an", "and", "fast", *"0123456789", *NAMES, *VERBS, *COLORS}
+    | {word for phrase in (*DIRECTIONS, *STILL, *SPEEDS) for word in phrase.split()}
+)
+
+
+class MovingMNIST:
+    """An endless data set of captioned clips; the same index gives the same clip.
+
+    The direction in a caption is the one the digit starts in; it turns round only at a wall, and
+    where the canvas has the room it starts so that half of the clip passes before it meets one.
+    """
+
+    size = None
+    words = WORDS
+    prompts = (
+        "a 7 moving left", "a 3 moving up right", "an 8 moving down", "a 5 moving right quickly",
+        "a 2 standing still", "a 9 moving up", "a 4 moving down left", "a 6 moving up left slowly",
+        "a 1 moving right", "a 0 moving down right",
+    )  # fmt: skip
+    """What to show while training."""
+
+    def __init__(self, config: DataConfig, *, test: bool = False):
+        images, labels, self.source = load_digits(config.mnist_dir, test=test)
+        side = config.digit_size or config.size // 2
+        if not 4 <= side <= config.size:
+            raise ValueError(
+                f"expected a digit_size from 4 to the clip's size {config.size}, got {side}"
+            )
+        self.images, self.labels, self.config = resize(images, side), labels, config
+        self.seed = 1 if test else 0
+
+    def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w c"], str]:
+        config, rng = self.config, np.random.default_rng([self.seed, index])
+        clip = np.zeros((config.frames, config.size, config.size, config.channels), np.uint8)
+        sentences = []
+        for _ in range(rng.integers(1, config.digits + 1)):
+            i = rng.integers(len(self.images))
+            digit, color = int(self.labels[i]), rng.choice(list(COLORS))
+            direction = self._direction(rng, digit)
+            speed = "" if direction == "still" else rng.choice(list(SPEEDS))
+            paint = np.array(COLORS[color] if config.channels == 3 else [255]) / 255
+            stroke = (self.images[i][..., None] * paint).astype(np.uint8)
+            draw(clip, stroke, self._path(rng, direction, speed))
+            sentences.append(caption(rng, digit, direction, speed, color if config.channels == 3 else ""))
+        return clip, " and ".join(sentences)
+
+    def _direction(self, rng: np.random.Generator, digit: int) -> str:
+        names = list(DIRECTIONS)
+        if self.config.hold_out:
+            names = [name for name in names if (digit, name) not in HELD_OUT]
+        return str(rng.choice(names))
+
+    def _path(self, rng: np.random.Generator, direction: str, speed: str) -> Int[np.ndarray, "f 2"]:
+        room, frames = self.config.size - self.images.shape[1], self.config.frames
+        pace = SPEEDS[speed] * self.config.size
+        ahead = min(room, pace * frames / 2)
+        axes = []
+        for sign in DIRECTIONS[direction]:
+            low, high = (ahead if sign < 0 else 0), room - (ahead if sign > 0 else 0)
+            axes.append(bounce(rng.uniform(low, high) + sign * pace * np.arange(frames), room))
+        return np.stack(axes, axis=1)
+
+
+def bounce(path: np.ndarray, room: int) -> Int[np.ndarray, " f"]:
+    """Fold a straight path back into [0, room], like a ball between two walls, in whole pixels."""
+    folded = np.abs((path + room) % (2 * room) - room) if room else np.zeros_like(path)
+    return np.round(folded).astype(int)
+
+
+def draw(
+    clip: UInt8[np.ndarray, "f h w c"], stroke: UInt8[np.ndarray, "s s c"], path: Int[np.ndarray, "f 2"]
+) -> None:
+    """Draw a digit into every frame at its (column, row); where two overlap the brighter wins."""
+    side = len(stroke)
+    for frame, (x, y) in zip(clip, path, strict=True):
+        window = frame[y : y + side, x : x + side]
+        np.maximum(window, stroke, out=window)
+
+
+def caption(
+    rng: np.random.Generator, digit: int, direction: str, speed: str, color: str = ""
+) -> str:
+    """One of many sentences that say the same."""
+    name = str(digit) if rng.random() < 0.5 else NAMES[digit]
+    subject = f"{color} {name}".strip()
+    article = "an" if subject[0] in "8e" else "a"
+    if direction == "still":
+        return f"{article} {subject} {rng.choice(STILL)}"
+    adverb = rng.choice(["quickly", "fast"]) if speed == "quickly" else speed
+    return f"{article} {subject} {rng.choice(VERBS)} {direction} {adverb}".strip()
+
+
+def resize(images: UInt8[np.ndarray, "n h w"], side: int) -> UInt8[np.ndarray, "n s s"]:
+    """All digits to one side, with antialiasing, at full contrast."""
+    x = jax.image.resize(images.astype(np.float32), (len(images), side, side), "linear")
+    return np.clip(np.round(np.asarray(x)), 0, 255).astype(np.uint8)
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: $TINYGIF_CACHE, else ~/.cache/tinygif."""
+    return Path(os.environ.get("TINYGIF_CACHE", Path.home() / ".cache" / "tinygif"))
+
+
+def load_digits(
+    mnist_dir: str | None, *, test: bool = False
+) -> tuple[UInt8[np.ndarray, "n h w"], Int[np.ndarray, " n"], str]:
+    """Digits white on black and cropped to their box, labels, and the `mnist_dir` they came from.
+
+    `mnist_dir` is a folder, or "bundled" for the digits that come with the package; None looks in
+    the cache, then downloads, then falls back to the bundled ones. Train and test digits are disjoint: MNIST's own split, or every fifth bundled digit.
+    """
+    folder = Path(mnist_dir) if mnist_dir else cache_dir() / "mnist"
+    if mnist_dir is None and not all((folder / name).exists() for name in SHA256):
+        try:
+            download_mnist(folder)
+        except OSError as error:
+            print(f"MNIST: no download ({error}); using the 1,797 bundled digits (UCI optdigits).",
+                  file=sys.stderr)  # fmt: skip
+            mnist_dir = BUNDLED
+    if mnist_dir == BUNDLED:
+        return *bundled_digits(test), BUNDLED
+    return *read_mnist(folder, test), str(folder)
+
+
+def read_mnist(folder: Path, test: bool) -> tuple[UInt8[np.ndarray, "n 20 20"], Int[np.ndarray, " n"]]:
+    """MNIST's images without their border of 4 pixels, and labels."""
+    part = "t10k" if test else "train"
+    names = [f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"]
+    try:
+        pixels, labels = (gzip.decompress((folder / name).read_bytes()) for name in names)
+    except (OSError, EOFError) as error:
+        raise ValueError(
+            f"expected the MNIST files {names} in {folder}, got: {error}. Point --mnist-dir at a "
+            "folder that has them, or leave it out to download them."
+        ) from error
+    images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 28, 28)[:, 4:24, 4:24]
+    return images, np.frombuffer(labels, np.uint8, offset=8).astype(int)
+
+
+def bundled_digits(test: bool) -> tuple[UInt8[np.ndarray, "n 8 8"], Int[np.ndarray, " n"]]:
+    """The UCI optdigits that come with the package, of 8x8 pixels."""
+    with np.load(Path(__file__).parent / "optdigits.npz") as file:
+        images, labels = file["images"], file["labels"].astype(int)
+    chosen = (np.arange(len(labels)) % 5 == 0) == test
+    return images[chosen], labels[chosen]
+
+
+def download_mnist(folder: Path) -> None:
+    """Fetch the four files from the first mirror that answers, checking each one's SHA-256."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, digest in SHA256.items():
+        if not (folder / name).exists():
+            data = _fetch(name)
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise OSError(f"{name} arrived damaged: its SHA-256 is not {digest}")
+            part = folder / f"{name}.part"
+            part.write_bytes(data)
+            part.replace(folder / name)
+
+
+def _fetch(name: str) -> bytes:
+    for i, mirror in enumerate(MIRRORS):
+        try:
+            with urllib.request.urlopen(mirror + name, timeout=5) as reply:
+                return b"".join(_with_progress(reply, name))
+        except OSError as error:
+            if i == len(MIRRORS) - 1:
+                raise OSError(f"no mirror of MNIST answered: {error}") from error
+    raise AssertionError
+
+
+def _with_progress(reply, name: str) -> Iterator[bytes]:
+    from tqdm import tqdm
+
+    total = int(reply.headers.get("Content-Length", 0)) or None
+    with tqdm(total=total, unit="B", unit_scale=True, desc=name) as bar:
+        while chunk := reply.read(1 << 16):
+            bar.update(len(chunk))
+            yield chunk

@@ -1,0 +1,158 @@
+"""`tinygif.load(path)(prompts, seed=0)`: from sentences to clips, for whoever samples. Lesson 08."""
+
+import base64
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from tinygif import sampler
+from tinygif.checkpoint import MODEL, CheckpointError, load_model
+from tinygif.config import Config
+from tinygif.gif import encode_gif, enlarge, fps_delays, to_clip
+from tinygif.guidance import Denoiser, Thresholded, guide
+from tinygif.moving_mnist import HELD_OUT
+from tinygif.text import Text, Tokenizer
+from tinygif.unet import TextToGif
+
+
+class Clips:
+    """Clips as an array, `uint8 (b, f, h, w, c)`, that moves when a notebook shows it."""
+
+    def __init__(self, array: UInt8[np.ndarray, "b f h w c"], captions: Sequence[str], fps: int):
+        self.array, self.captions, self.fps = array, list(captions), fps
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self.array, dtype=dtype, copy=copy)
+
+    def __getitem__(self, index) -> np.ndarray:
+        return self.array[index]
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __repr__(self) -> str:
+        return f"Clips(uint8 {self.shape}, {self.captions})"
+
+    def _repr_html_(self) -> str:
+        def figure(clip: np.ndarray, text: str) -> str:
+            clip = enlarge(clip, max(1, 128 // clip.shape[1]))
+            data = base64.b64encode(encode_gif(clip, fps_delays(len(clip), self.fps))).decode()
+            return f'<figure><img src="data:image/gif;base64,{data}"><figcaption>{text}</figcaption></figure>'
+
+        from html import escape
+
+        figures = (figure(c, escape(t)) for c, t in zip(self.array, self.captions, strict=True))
+        return f'<div style="display: flex; flex-wrap: wrap">{"".join(figures)}</div>'
+
+
+class Pipeline:
+    """A trained model with all that sampling needs. Call it with prompts."""
+
+    def __init__(self, model: TextToGif, config: Config, words: list[str], path: Path | None = None):
+        self.model, self.config, self.path = model, config, path
+        self.tokenizer = Tokenizer(words, config.model.max_tokens)
+        self.schedule = config.diffusion.build()
+        self.held_out = HELD_OUT if config.data.hold_out else ()
+
+    def __call__(
+        self,
+        prompts: Sequence[str] | str,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        progress: Callable[[Iterable, int], Iterable] = lambda steps, total: steps,
+        **options,
+    ) -> Clips:
+        """Clips for the prompts; the same seed gives the same clips, however many are asked for.
+
+        `progress(iterable, total)` may wrap the loop over steps; other options as in `denoising`.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        steps = steps or self.config.diffusion.sample_steps
+        x = None
+        for x, _ in progress(self.denoising(prompts, seed=seed, steps=steps, **options), steps):
+            pass
+        return Clips(to_clip(np.asarray(x)), prompts, self.config.data.fps)
+
+    def denoising(
+        self,
+        prompts: Sequence[str],
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative_prompt: str | None = None,
+        solver: str = "ddim",
+        eta: float | None = None,
+        dynamic_threshold: float | None = None,
+        frames: int | None = None,
+        size: int | None = None,
+    ) -> Iterable[tuple[Float[Array, "b f c h w"], Float[Array, "b f c h w"]]]:
+        """The trajectory: (x_s, guess of x0) after every step, in the model's range [-1, 1].
+
+        guidance: 0 ignores the prompt, 1 follows it, above 1 exaggerates it away from the null
+        prompt, or from `negative_prompt`. eta: fresh noise of DDIM, 0 to 1. dynamic_threshold: a
+        quantile such as 0.995. frames, size: other than trained on; multiples of what the stem and
+        the levels fold.
+        """
+        data, defaults = self.config.data, self.config.diffusion
+        frames, size = frames or data.frames, size or data.size
+        self.config.model.check(frames=frames, size=size)
+        if solver not in sampler.SOLVERS:
+            raise ValueError(f"expected a solver of {sorted(sampler.SOLVERS)}, got {solver!r}")
+        if eta is not None and solver != "ddim":
+            raise ValueError(f"--eta is for the ddim solver, got {solver!r}: leave one of them out")
+        solve = sampler.SOLVERS[solver]() if eta is None else sampler.DDIM(eta)
+        noise_key, step_key = jax.random.split(jax.random.key(seed))
+        shape = (frames, data.channels, size, size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(noise_key, np.arange(len(prompts)))
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        scale = defaults.guidance if guidance is None else guidance
+        denoiser = self.denoiser(prompts, scale, negative_prompt, dynamic_threshold)
+        return sampler.trajectory(
+            denoiser, self.schedule, noise,
+            key=step_key, solver=solve, steps=steps or defaults.sample_steps,
+        )  # fmt: skip
+
+    def denoiser(
+        self, prompts: Sequence[str], scale: float, negative: str | None, percentile: float | None
+    ) -> Thresholded:
+        """The guided, thresholded denoiser for a batch of prompts."""
+        to, away = self.encode(prompts), self.encode([negative] * len(prompts))
+        denoiser = Denoiser(self.model.unet, self.schedule, to, self.config.diffusion.predict)
+        guided = denoiser if scale == 1 else guide(denoiser, away, scale)
+        return Thresholded(guided, None if percentile is None else jax.numpy.asarray(percentile))
+
+    def encode(self, prompts: Sequence[str | None]) -> Text:
+        """A batch of prompts as the U-Net reads them; None is the null prompt."""
+        ids = np.stack([self.tokenizer.encode(prompt) for prompt in prompts])
+        return eqx.filter_jit(jax.vmap(self.model.text))(ids)
+
+
+def find(path: str | Path | None = None) -> Path:
+    """The model file of a run, of the newest run below `runs/`, or the file itself."""
+    if path is None:
+        found = sorted(Path("runs").glob(f"*/{MODEL}"), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise CheckpointError(
+                "no trained model found in runs/: train one with `python train.py --dataset "
+                "moving_mnist`, or name one with --checkpoint PATH"
+            )
+        return found[-1]
+    path = Path(path)
+    file = path / MODEL if path.is_dir() else path
+    if not file.exists():
+        raise CheckpointError(f"no checkpoint at {file}: expected a run folder or a {MODEL} file")
+    return file
+
+
+def load(path: str | Path | None = None) -> Pipeline:
+    """A pipeline from a run folder or a model file; by default from the newest run."""
+    file = find(path)
+    model, config, words, _ = load_model(file)
+    return Pipeline(model, config, words, file)

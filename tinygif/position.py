@@ -1,0 +1,62 @@
+"""Where a token stands: rotary embedding, and T5's relative position bias.
+
+Attention itself does not see order. Both ways used here tell it the distance m - n of two tokens,
+never their absolute place: rotary turns queries and keys by an angle that grows with the place
+(RoFormer, Su et al. 2021, eq. 34), the bias adds a learned number per distance to the scores (T5,
+Raffel et al. 2020, section 2.1). Lesson 07.
+"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+
+def rotary(x: Float[Array, "n heads d"], base: float = 10000.0) -> Float[Array, "n heads d"]:
+    """Turn each pair of features of token n by the angle n * base^(-2i/d)."""
+    n, _, d = x.shape
+    if d % 2:
+        raise ValueError(f"rotary turns pairs of features: expected an even head width, got {d}")
+    frequency = base ** (-jnp.arange(0, d, 2, dtype=jnp.float32) / d)
+    angle = jnp.arange(n, dtype=jnp.float32)[:, None, None] * frequency[None, None, :]
+    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+def bucket(distance: Int[Array, "*n"], buckets: int, max_distance: int) -> Int[Array, "*n"]:
+    """T5's bidirectional buckets: half for each sign; near distances exact, far ones in log steps.
+
+    Distances of `max_distance` and beyond share the last bucket of their half.
+    """
+    half = buckets // 2
+    exact = half // 2
+    size = jnp.abs(distance)
+    log = jnp.log(jnp.maximum(size, 1) / exact) / math.log(max_distance / exact)
+    far = exact + jnp.floor(log * (half - exact)).astype(size.dtype)
+    place = jnp.where(size < exact, size, jnp.minimum(far, half - 1))
+    return place + jnp.where(distance > 0, half, 0)
+
+
+class RelativePositionBias(eqx.Module):
+    """A learned number for every head and bucket of distance, to add to attention scores."""
+
+    table: Float[Array, "buckets heads"]
+    max_distance: int = eqx.field(static=True)
+
+    def __init__(self, heads: int, *, buckets: int = 32, max_distance: int = 64, key: Key[Array, ""]):
+        if buckets % 4 or max_distance <= buckets // 4:
+            raise ValueError(
+                f"expected a multiple of 4 buckets and max_distance above a quarter of them, got "
+                f"{buckets} and {max_distance}"
+            )
+        self.table = 0.02 * jax.random.normal(key, (buckets, heads))
+        self.max_distance = max_distance
+
+    def __call__(self, n: int) -> Float[Array, "heads n n"]:
+        """The bias from each of n tokens (rows) to each (columns)."""
+        place = jnp.arange(n)
+        index = bucket(place[None, :] - place[:, None], len(self.table), self.max_distance)
+        return jnp.moveaxis(self.table[index], -1, 0)

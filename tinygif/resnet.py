@@ -1,0 +1,119 @@
+"""The convolutional blocks, each on one image, and how they are told how noisy it is.
+
+Lifted to clips by `jax.vmap` over frames: a 2-D convolution with frames folded into the batch, many
+times faster on a CPU than a 3-D one. The noise level is embedded in sinusoids (Vaswani et al. 2017,
+section 3.5) and enters by FiLM (Perez et al. 2018, eq. 1). Lesson 05.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float, Key
+
+from tinygif.attention import zeroed
+
+Image = Float[Array, "c h w"]
+
+
+def time_embedding(t: Float[Array, ""], dim: int) -> Float[Array, " dim"]:
+    """Sines and cosines of the noise level t in [0, 1], at frequencies from 1000 down to 0.1.
+
+    The squared norm is dim / 2 for every t.
+    """
+    if dim % 2:
+        raise ValueError(f"expected an even width for sines and cosines, got {dim}")
+    frequency = 1000.0 * 10000.0 ** -jnp.linspace(0, 1, dim // 2)
+    return jnp.concatenate([jnp.sin(t * frequency), jnp.cos(t * frequency)])
+
+
+class FiLM(eqx.Module):
+    """Scale and shift of every channel, read off a condition: `x (1 + scale) + shift`."""
+
+    linear: eqx.nn.Linear
+
+    def __init__(self, condition: int, channels: int, *, key: Key[Array, ""]):
+        self.linear = zeroed(eqx.nn.Linear(condition, 2 * channels, key=key))
+
+    def __call__(self, x: Image, condition: Float[Array, " d"]) -> Image:
+        scale, shift = jnp.split(self.linear(condition)[:, None, None], 2)
+        return x * (1 + scale) + shift
+
+
+def group_norm(channels: int) -> eqx.nn.GroupNorm:
+    """GroupNorm (Wu and He 2018) with groups of at least 8 channels, at most 8 groups."""
+    groups = next(g for g in (8, 4, 2, 1) if channels % g == 0 and (channels // g >= 8 or g == 1))
+    return eqx.nn.GroupNorm(groups, channels)
+
+
+class ResnetBlock(eqx.Module):
+    """norm, silu, conv; norm, FiLM, silu, conv from zero; added to the input (He et al. 2016)."""
+
+    norm1: eqx.nn.GroupNorm
+    conv1: eqx.nn.Conv2d
+    norm2: eqx.nn.GroupNorm
+    film: FiLM
+    conv2: eqx.nn.Conv2d
+    skip: eqx.nn.Conv2d | None
+
+    def __init__(self, c_in: int, c_out: int, condition: int, *, key: Key[Array, ""]):
+        key1, key2, film_key, skip_key = jax.random.split(key, 4)
+        self.norm1, self.norm2 = group_norm(c_in), group_norm(c_out)
+        self.conv1 = eqx.nn.Conv2d(c_in, c_out, 3, padding=1, key=key1)
+        self.film = FiLM(condition, c_out, key=film_key)
+        self.conv2 = zeroed(eqx.nn.Conv2d(c_out, c_out, 3, padding=1, key=key2))
+        self.skip = None if c_in == c_out else eqx.nn.Conv2d(c_in, c_out, 1, key=skip_key)
+
+    def __call__(self, x: Image, condition: Float[Array, " d"]) -> Image:
+        y = self.conv1(jax.nn.silu(self.norm1(x)))
+        y = self.conv2(jax.nn.silu(self.film(self.norm2(y), condition)))
+        return y + (x if self.skip is None else self.skip(x))
+
+
+class TemporalConv(eqx.Module):
+    """A convolution along time at every pixel, from zero: the +1 of the 2+1-D form (Tran 2018).
+
+    Neighbouring frames are stacked as channels and mixed by a 1x1 convolution.
+    """
+
+    norm: eqx.nn.GroupNorm
+    conv: eqx.nn.Conv2d
+
+    def __init__(self, channels: int, *, key: Key[Array, ""]):
+        self.norm = group_norm(channels)
+        self.conv = zeroed(eqx.nn.Conv2d(3 * channels, channels, 1, key=key))
+
+    def __call__(self, x: Float[Array, "f c h w"]) -> Float[Array, "f c h w"]:
+        y = jax.nn.silu(jax.vmap(self.norm)(x))
+        edge = jnp.zeros_like(y[:1])
+        before, after = jnp.concatenate([edge, y[:-1]]), jnp.concatenate([y[1:], edge])
+        return x + jax.vmap(self.conv)(jnp.concatenate([before, y, after], axis=1))
+
+
+class Downsample(eqx.Module):
+    """Half the side: 2x2 pixels become channels, then a 1x1 convolution (pixel unshuffle)."""
+
+    conv: eqx.nn.Conv2d
+
+    def __init__(self, c_in: int, c_out: int, *, key: Key[Array, ""]):
+        self.conv = eqx.nn.Conv2d(4 * c_in, c_out, 1, key=key)
+
+    def __call__(self, x: Image) -> Image:
+        return self.conv(rearrange(x, "c (h p) (w q) -> (c p q) h w", p=2, q=2))
+
+
+class Upsample(eqx.Module):
+    """Twice the side: by repeating pixels and smoothing, or by channels becoming 2x2 pixels."""
+
+    conv: eqx.nn.Conv2d
+    shuffle: bool = eqx.field(static=True)
+
+    def __init__(self, c_in: int, c_out: int, *, shuffle: bool, key: Key[Array, ""]):
+        kernel, c_conv = (1, 4 * c_out) if shuffle else (3, c_out)
+        self.conv = eqx.nn.Conv2d(c_in, c_conv, kernel, padding=kernel // 2, key=key)
+        self.shuffle = shuffle
+
+    def __call__(self, x: Image) -> Image:
+        if self.shuffle:
+            return rearrange(self.conv(x), "(c p q) h w -> c (h p) (w q)", p=2, q=2)
+        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))

@@ -1,0 +1,119 @@
+"""Words become vectors: a word tokenizer and a tiny transformer that is trained along.
+
+A prompt reaches the U-Net as `Text`: one state per word for cross-attention, and their mean for
+FiLM. The null prompt, which guidance needs, is the one-word sentence `<null>`: its vector is learned
+because training swaps it in for a share of the captions. Lesson 10.
+"""
+
+import difflib
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from tinygif.attention import Attention, zeroed
+
+PAD, NULL = "<pad>", "<null>"
+
+
+class PromptError(ValueError):
+    """A prompt that the model cannot read; the message says what to change."""
+
+
+class Tokenizer:
+    """Splits a prompt in lower-case words and looks them up. Id 0 is padding, id 1 the null."""
+
+    def __init__(self, words: list[str], max_tokens: int):
+        self.words = sorted(set(words))
+        self.max_tokens = max_tokens
+        self.ids = {word: i for i, word in enumerate([PAD, NULL, *self.words])}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def encode(self, prompt: str | None) -> Int[np.ndarray, " n"]:
+        """The ids of a prompt, padded with 0 to `max_tokens`; None is the null prompt.
+
+        Raises `PromptError` for an empty or long prompt, or an unknown word.
+        """
+        words = [NULL] if prompt is None else re.findall(r"[^\W_]+", prompt.lower())
+        if not words:
+            raise PromptError(f"the prompt {prompt!r} has no words; try {self.example()!r}")
+        if len(words) > self.max_tokens:
+            raise PromptError(
+                f"the prompt has {len(words)} words, this model reads at most {self.max_tokens}: "
+                f"shorten {prompt!r}"
+            )
+        unknown = [word for word in words if word not in self.ids]
+        if unknown:
+            raise PromptError(self._unknown(unknown))
+        ids = [self.ids[word] for word in words]
+        return np.array(ids + [0] * (self.max_tokens - len(ids)), np.int32)
+
+    def example(self) -> str:
+        """A few words that are known, for error messages."""
+        return " ".join(self.words[:4])
+
+    def _unknown(self, unknown: list[str]) -> str:
+        word = unknown[0]
+        near = difflib.get_close_matches(word, self.words, n=3, cutoff=0.5)
+        some = ", ".join(near or self.words[:60])
+        return f"this model does not know the word {word!r}; {'near it' if near else 'it knows'}: {some}"
+
+
+class Text(eqx.Module):
+    """A prompt as the U-Net reads it; with a leading axis, a batch of prompts."""
+
+    states: Float[Array, "*b n d"]
+    pooled: Float[Array, "*b d"]
+    mask: Bool[Array, "*b n"]
+
+
+class Layer(eqx.Module):
+    """One transformer layer: attention and a perceptron, each after a norm and from zero."""
+
+    attention: Attention
+    norm: eqx.nn.RMSNorm
+    inner: eqx.nn.Linear
+    outer: eqx.nn.Linear
+
+    def __init__(self, dim: int, heads: int, *, key: Key[Array, ""]):
+        attention_key, inner_key, outer_key = jax.random.split(key, 3)
+        self.attention = Attention(dim, heads, dim // heads, key=attention_key)
+        self.norm = eqx.nn.RMSNorm(dim)
+        self.inner = eqx.nn.Linear(dim, 4 * dim, key=inner_key)
+        self.outer = zeroed(eqx.nn.Linear(4 * dim, dim, key=outer_key))
+
+    def __call__(self, x: Float[Array, "n d"], mask: Bool[Array, " n"]) -> Float[Array, "n d"]:
+        x = self.attention(x, mask=mask)
+        return x + jax.vmap(lambda y: self.outer(jax.nn.gelu(self.inner(self.norm(y)))))(x)
+
+
+class TextEncoder(eqx.Module):
+    """Token ids to `Text`: embedding, learned places, a few transformer layers, masked mean."""
+
+    embedding: Float[Array, "words d"]
+    places: Float[Array, "n d"]
+    layers: list[Layer]
+    norm: eqx.nn.RMSNorm
+
+    def __init__(
+        self, words: int, dim: int, depth: int, *, max_tokens: int, heads: int = 4,
+        key: Key[Array, ""],
+    ):  # fmt: skip
+        embedding_key, place_key, layer_key = jax.random.split(key, 3)
+        self.embedding = jax.random.normal(embedding_key, (words, dim))
+        self.places = 0.1 * jax.random.normal(place_key, (max_tokens, dim))
+        self.layers = [Layer(dim, heads, key=k) for k in jax.random.split(layer_key, depth)]
+        self.norm = eqx.nn.RMSNorm(dim)
+
+    def __call__(self, ids: Int[Array, " n"]) -> Text:
+        mask = ids != 0
+        x = self.embedding[ids] + self.places[: len(ids)]
+        for layer in self.layers:
+            x = layer(x, mask)
+        x = jnp.where(mask[:, None], jax.vmap(self.norm)(x), 0)
+        return Text(x, x.sum(axis=0) / mask.sum().astype(x.dtype), mask)

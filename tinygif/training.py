@@ -1,0 +1,215 @@
+"""State in, state out: loss, gradients, optimizer and average of weights in one jitted step.
+
+The same step serves one device and many: the batch is sharded over them, the state is on all, and
+jit adds the gradients up (what `pmap` became). Lessons 15 and 17.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+
+from tinygif.config import Config, TrainConfig
+from tinygif.diffusion import loss, q_sample
+from tinygif.gif import to_model
+from tinygif.schedule import Schedule
+from tinygif.unet import TextToGif
+
+
+class TrainState(eqx.Module):
+    """All that training is: save it, load it, and the run goes on to the same bits."""
+
+    model: TextToGif
+    ema: TextToGif
+    optimizer: PyTree
+    step: Int[Array, ""]
+
+
+def init_state(config: Config, words: int, *, key: Key[Array, ""]) -> TrainState:
+    """Step 0. The average starts as a copy: donated buffers must not be shared."""
+    model = TextToGif(config.data, config.model, words, key=key)
+    optimizer = make_optimizer(config.train).init(trainable(model))
+    return TrainState(model, jax.tree.map(copy, model), optimizer, jnp.zeros((), jnp.int32))
+
+
+def trainable(model: PyTree) -> PyTree:
+    """The arrays that gradients move."""
+    return eqx.filter(model, eqx.is_inexact_array)
+
+
+def count(model: PyTree) -> int:
+    """The number of weights."""
+    return sum(leaf.size for leaf in jax.tree.leaves(trainable(model)))
+
+
+def copy(leaf: PyTree) -> PyTree:
+    return jnp.array(leaf) if eqx.is_array(leaf) else leaf
+
+
+def fan(shape: tuple[int, ...]) -> float:
+    """Outputs over inputs of a matrix or a convolution."""
+    return shape[0] / int(np.prod(shape[1:]))
+
+
+def orthogonal() -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024): momentum with its singular values set to one.
+
+    A convolution counts as the matrix of its outputs by everything else.
+    """
+
+    def dimensions(params: PyTree) -> PyTree:
+        matrix = optax.contrib.MuonDimensionNumbers
+        return jax.tree.map(lambda p: matrix(tuple(range(1, p.ndim)), (0,)), params)
+
+    return optax.chain(
+        optax.contrib.scale_by_muon(weight_dimension_numbers=dimensions),
+        optax.stateless(
+            lambda updates, _: jax.tree.map(lambda u: u * max(1, fan(u.shape)) ** 0.5, updates)
+        ),
+    )
+
+
+def labels(config: TrainConfig, params: PyTree) -> PyTree:
+    """'muon' for matrices inside the networks, 'adamw' for vectors, tables, first and last layer."""
+    outer = ("stem", "head", "embedding", "places", "table")
+
+    def label(path: tuple, leaf: Array) -> str:
+        name = jax.tree_util.keystr(path)
+        inner = leaf.ndim > 1 and fan(leaf.shape) != leaf.shape[0]  # a bias of shape (c, 1, 1)
+        return "muon" if inner and not any(word in name for word in outer) else "adamw"
+
+    if config.optimizer == "adamw":
+        return jax.tree.map(lambda _: "adamw", params)
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Clipping, then AdamW or Muon. The step scales the updates by `learning_rate_at`."""
+
+    def chain(direction: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
+        matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
+        decay = optax.add_decayed_weights(config.weight_decay, mask=matrices)
+        return optax.chain(direction, decay, optax.scale(-rate))
+
+    parts = {
+        "adamw": chain(optax.scale_by_adam(b2=0.99), config.learning_rate),
+        "muon": chain(orthogonal(), config.muon_rate),
+    }
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.partition(parts, lambda params: labels(config, params)),
+    )
+
+
+def learning_rate_at(config: TrainConfig, step: int) -> float:
+    """The share of the learning rate at a step: up in `warmup` steps, down to 0 at `steps`."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return {
+        "cosine": 0.5 * (1 + np.cos(np.pi * min(done, 1))),
+        "linear": 1 - min(done, 1),
+        "constant": 1.0,
+    }[config.decay]
+
+
+def average(ema: PyTree, model: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
+    """Exponential moving average of the weights after step 0, 1, ..., without bias.
+
+    Adam's correction (Kingma and Ba 2015, section 3) written as one update: after step 0 it equals
+    the weights, whatever it was before, so nothing of the random start stays in it.
+    """
+    rate = (1 - decay) / (1 - decay ** (step.astype(jnp.float32) + 1))
+    move = lambda a, b: a + rate * (b - a) if eqx.is_inexact_array(a) else a  # noqa: E731
+    return jax.tree.map(move, ema, model)
+
+
+def example_loss(
+    model: TextToGif, schedule: Schedule, config: Config, clip: UInt8[Array, "f h w c"],
+    ids: Int[Array, " n"], index: Int[Array, ""], key: Key[Array, ""],
+) -> Float[Array, ""]:  # fmt: skip
+    """The loss of one clip: noise it, maybe hide its caption, predict, compare.
+
+    The steps t of a batch are spread evenly from one random start (Kingma et al. 2021, appendix
+    I.1): same mean, less variance. `index` is the example's place in the whole batch.
+    """
+    start = jax.random.uniform(jax.random.fold_in(key, 0))
+    eps_key, drop_key = jax.random.split(jax.random.fold_in(key, 1 + index))
+    place = (start + index.astype(jnp.float32) / config.train.batch_size) % 1.0
+    t = 1 + jnp.floor(place * schedule.T).astype(jnp.int32).clip(0, schedule.T - 1)
+
+    x0 = to_model(clip)
+    eps = jax.random.normal(eps_key, x0.shape)
+    hidden = jax.random.bernoulli(drop_key, config.diffusion.drop_text)
+    null = jnp.zeros_like(ids).at[0].set(1)
+    x_t = q_sample(schedule, x0, t, eps)
+    if config.train.bfloat16:
+        model, x_t = jax.tree.map(
+            lambda a: a.astype(jnp.bfloat16) if eqx.is_inexact_array(a) else a, (model, x_t)
+        )
+    level = t.astype(jnp.float32) / schedule.T
+    prediction = model(x_t, level, jnp.where(hidden, null, ids)).astype(jnp.float32)
+    d = config.diffusion
+    return loss(
+        schedule, prediction, x0, t, eps,
+        predict=d.predict, measure=d.measure, kind=d.loss, weighting=d.weighting, gamma=d.gamma,
+    )  # fmt: skip
+
+
+def batch_loss(
+    model: TextToGif, schedule: Schedule, config: Config, clips: UInt8[Array, "b f h w c"],
+    ids: Int[Array, "b n"], indices: Int[Array, " b"], key: Key[Array, ""],
+) -> Float[Array, ""]:  # fmt: skip
+    """The mean of `example_loss`; the only place where training adds a batch axis."""
+    one = lambda *example: example_loss(model, schedule, config, *example, key)  # noqa: E731
+    return jnp.mean(jax.vmap(one)(clips, ids, indices))
+
+
+def gradients(
+    model: TextToGif, schedule: Schedule, config: Config, clips: UInt8[Array, "b f h w c"],
+    ids: Int[Array, "b n"], key: Key[Array, ""],
+) -> tuple[Float[Array, ""], PyTree]:  # fmt: skip
+    """Loss and gradients of a batch, in `accumulate` parts one after another.
+
+    The parts are unrolled: convolutions inside `lax.scan` are slow on CPUs.
+    """
+    parts = config.train.accumulate
+    split = lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1)  # noqa: E731
+    indices = jnp.arange(len(clips), dtype=jnp.int32)
+    total = None
+    for part in zip(split(clips), split(ids), split(indices), strict=True):
+        new = eqx.filter_value_and_grad(batch_loss)(model, schedule, config, *part, key)
+        total = new if total is None else jax.tree.map(jnp.add, total, new)
+    return jax.tree.map(lambda a: a / parts, total)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def train_step(
+    inputs: tuple[Config, Schedule, Array, Array, Key[Array, ""], Float[Array, ""]],
+    state: TrainState,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One step: `inputs` is (config, schedule, clips, ids, key, rate), the state is donated.
+
+    `key` is the run's; the step's is folded in here. `rate` is `learning_rate_at`, as an array: a
+    Python float would compile anew for every value.
+    """
+    config, schedule, clips, ids, key, rate = inputs
+    key = jax.random.fold_in(key, state.step)
+    value, grads = gradients(state.model, schedule, config, clips, ids, key)
+    optimizer = make_optimizer(config.train)
+    updates, optimizer_state = optimizer.update(grads, state.optimizer, trainable(state.model))
+    updates = jax.tree.map(lambda u: u * rate, updates)
+    model = eqx.apply_updates(state.model, updates)
+    ema = average(state.ema, model, state.step, config.train.ema)
+    metrics = {"loss": value, "gradient_norm": optax.global_norm(grads)}
+    return TrainState(model, ema, optimizer_state, state.step + 1), metrics
+
+
+def shard(batch: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+    """Spread a batch over all devices and put the state on each."""
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    place = lambda spec: NamedSharding(mesh, PartitionSpec(*spec))  # noqa: E731
+    return eqx.filter_shard(batch, place(("data",))), eqx.filter_shard(state, place(()))

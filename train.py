@@ -1,0 +1,214 @@
+"""Train tinygif.
+
+    python train.py --dataset moving_mnist                  # two CPU cores, under 15 minutes
+    python train.py --dataset moving_mnist --preset small   # one GPU
+    python train.py --resume --out runs/NAME                # go on with a run that was stopped
+
+Writes runs/NAME/: model.safetensors, state.safetensors, log.jsonl, loss.png, samples/*.gif.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from tinygif import checkpoint, training
+from tinygif.config import PRESETS, Config
+from tinygif.data import batch, prefetch
+from tinygif.gif import grid, write_gif
+from tinygif.moving_mnist import MovingMNIST
+from tinygif.pipeline import Pipeline
+from tinygif.text import Tokenizer
+
+@dataclass(frozen=True)
+class Run(Config):
+    """Train a text-to-GIF model. Defaults are those of the preset."""
+
+    out: Path | None = None
+    """Folder of the run; by default a new one below runs/."""
+    resume: bool = False
+    """Go on with the run in --out, with its own settings."""
+
+
+# ---------------------------------------------------------------------------------------------
+# what to run, and where
+
+
+def parse() -> Run:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=list(PRESETS), default="tiny")
+    preset = PRESETS[first.parse_known_args()[0].preset]
+    default = Run(**{f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)})
+    return tyro.cli(Annotated[Run, tyro.conf.OmitArgPrefixes], default=default, description=__doc__)
+
+
+def choose_folder(run: Run) -> Path:
+    if run.out is None and run.resume:
+        raise checkpoint.CheckpointError("--resume needs the run's folder: add --out runs/NAME")
+    if run.out is None:
+        name, n = f"{run.data.dataset}-{run.preset}", 1
+        while (folder := Path("runs") / (name if n == 1 else f"{name}-{n}")).exists():
+            n += 1
+        return folder
+    if (run.out / checkpoint.STATE).exists() and not run.resume:
+        raise checkpoint.CheckpointError(
+            f"{run.out} already holds a run: add --resume to go on with it, or choose another --out"
+        )
+    return run.out
+
+
+def start(run: Run, folder: Path) -> tuple[training.TrainState, Config, MovingMNIST]:
+    """The state to begin with, new or resumed; the config it has; the data."""
+    if run.resume:
+        state, config, _ = checkpoint.load_state(folder)
+        return state, config, MovingMNIST(config.data)
+    config = Config(**{f.name: getattr(run, f.name) for f in dataclasses.fields(Config)})
+    if config.train.steps is None and config.train.minutes is None:
+        raise ValueError("how long? add --steps N or --minutes M")
+    dataset = MovingMNIST(config.data)  # the config keeps where the digits came from: see --resume
+    config = replace(config, data=replace(config.data, mnist_dir=dataset.source))
+    state = training.init_state(config, len(dataset.words) + 2, key=jax.random.key(config.train.seed))
+    return state, config, dataset
+
+
+# ---------------------------------------------------------------------------------------------
+# save, sample, log
+
+
+def draw_loss(folder: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    figure, axis = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    axis.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=1)
+    axis.set(xlabel="step", ylabel="loss", yscale="log")
+    axis.grid(alpha=0.3, which="both")
+    figure.savefig(folder / "loss.png", dpi=120)
+    plt.close(figure)
+
+
+def show(folder: Path, state: training.TrainState, config: Config, dataset: MovingMNIST) -> None:
+    """Fixed prompts, fixed noise: what the averaged weights draw by now."""
+    pipeline = Pipeline(state.ema, config, dataset.words)
+    clips = pipeline(dataset.prompts, seed=0, steps=25)
+    picture = grid(clips.array, captions=clips.captions, scale=max(1, 96 // config.data.size))
+    write_gif(folder / "samples" / f"{int(state.step):06d}.gif", picture, config.data.fps)
+
+
+def open_log(folder: Path, step: int) -> None:
+    """Keep the lines up to a step: what was logged after the last checkpoint is done again."""
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    path = folder / "log.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    path.write_text("".join(line + "\n" for line in kept))
+
+
+# ---------------------------------------------------------------------------------------------
+# the run
+
+
+def fit_steps(config: Config, inputs: tuple, state: training.TrainState, began: float) -> int:
+    """How many steps end `minutes` after `began`, by the speed of a few on a copy of the state.
+
+    The first call compiles. A part is left over for sample grids and checkpoints.
+    """
+    state, times = jax.tree.map(training.copy, state), []
+    for _ in range(8):
+        mark = time.time()
+        state, metrics = training.train_step(inputs, state)
+        jax.block_until_ready(metrics)
+        times.append(time.time() - mark)
+    left = 60 * config.train.minutes - (time.time() - began)
+    return max(config.train.warmup, int(0.93 * left / np.median(times[1:])))
+
+
+def finite(metrics: dict, step: int, folder: Path) -> float:
+    """The loss of a step; stops the run where it is no number."""
+    loss = float(metrics["loss"])
+    if not np.isfinite(loss + float(metrics["gradient_norm"])):
+        raise FloatingPointError(
+            f"the loss of step {step} is {loss}, its gradient {float(metrics['gradient_norm'])}: "
+            f"stopped; the last good checkpoint, if any, is in {folder}. Lower --learning-rate or "
+            "--muon-rate, or train without --bfloat16."
+        )
+    return loss
+
+
+def train(folder: Path, state: training.TrainState, config: Config, dataset: MovingMNIST) -> None:
+    began, first, options = time.time(), int(state.step), config.train
+    tokenizer, schedule = Tokenizer(dataset.words, config.model.max_tokens), config.diffusion.build()
+    key = jax.random.key(options.seed + 1)
+
+    def make(step: int) -> tuple[np.ndarray, np.ndarray]:
+        clips, captions = batch(dataset, options.seed, step, options.batch_size)
+        return clips, np.stack([tokenizer.encode(caption) for caption in captions])
+
+    def inputs(clips: jax.Array, ids: jax.Array, rate: float) -> tuple:
+        static = replace(config, train=replace(options, steps=None))  # one program, however long
+        return static, schedule, clips, ids, key, jnp.asarray(rate, jnp.float32)
+
+    if options.steps is None:
+        some, state = training.shard(make(0), state)
+        options = replace(options, steps=fit_steps(config, inputs(*some, 1.0), state, began))
+        config = replace(config, train=options)
+    bar = tqdm(total=options.steps, initial=first, unit="step", dynamic_ncols=True, mininterval=0.5)
+    log, losses, pending = open(folder / "log.jsonl", "a"), [], None
+    for step, made in enumerate(prefetch(make, range(first, options.steps)), first):
+        rate = training.learning_rate_at(options, step)
+        (clips, ids), state = training.shard(made, state)
+        state, metrics = training.train_step(inputs(clips, ids, rate), state)
+        if pending is not None:  # read the step before while this one runs
+            losses.append(finite(pending, step - 1, folder))
+        pending, done = metrics, step + 1
+        bar.update()
+        if losses and done % 10 == 0:
+            loss, losses = float(np.mean(losses)), []
+            row = {"step": done, "loss": loss, "rate": rate, "seconds": time.time() - began}
+            print(json.dumps(row), file=log, flush=True)
+            speed = (bar.format_dict["rate"] or 0) * options.batch_size
+            bar.set_postfix_str(f"loss {loss:.3f}, {speed:.0f} clips/s")
+        if done % options.save_every == 0 or done == options.steps:
+            finite(metrics, step, folder)
+            checkpoint.save(folder, state, config, dataset.words)
+            draw_loss(folder)
+        if done % options.sample_every == 0 or done == options.steps:
+            show(folder, state, config, dataset)
+    bar.close()
+
+
+def main() -> None:
+    run = parse()
+    folder = choose_folder(run)
+    state, config, dataset = start(run, folder)
+    checkpoint.check_room(folder, state)
+    open_log(folder, int(state.step))
+    print(f"{folder}: {len(dataset.images)} digits of {dataset.source}, "
+          f"{training.count(state.model) / 1e6:.1f} M weights, {jax.device_count()} x "
+          f"{jax.devices()[0].device_kind}; compiling first")  # fmt: skip
+    train(folder, state, config, dataset)
+    print(f"wrote {folder}/: model.safetensors, state.safetensors, log.jsonl, loss.png, samples/\n"
+          f'now:  python sample.py --prompt "{dataset.prompts[0]}"')  # fmt: skip
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; go on from the last checkpoint with --resume --out and the run's folder")
+    except (ValueError, FloatingPointError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
