@@ -36,7 +36,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The U-Net and the text encoder. A level is a resolution; 0 is the largest."""
+    """The U-Net and the text encoder. A level is a resolution; 0 is the largest.
+
+    Between the way down and the way up, on the smallest images, stands a block with every kind of
+    attention, whatever the levels have.
+    """
 
     width: int = 64
     """Channels of level 0."""
@@ -184,10 +188,30 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
 TINY = Config(
     preset="tiny",
     model=ModelConfig(
-        width=128, multipliers=(1, 2), patch=4, time_patch=4, space_attention=(1,),
-        time_attention=(0, 1), text_attention=(1,),
+        width=64, multipliers=(2, 3), patch=4, time_patch=4, space_attention=(),
+        time_attention=(1,), text_attention=(),
     ),
     diffusion=DiffusionConfig(shift=3.0),
     train=TrainConfig(minutes=13.0, optimizer="muon", learning_rate=2e-3, warmup=50),
 )  # fmt: skip
-PRESETS = {"tiny": TINY}
+SMALL = Config(
+    preset="small",
+    model=ModelConfig(
+        width=64, multipliers=(1, 2, 4), patch=2, time_patch=2, space_attention=(2,),
+        time_attention=(1, 2), text_attention=(2,),
+    ),
+    diffusion=DiffusionConfig(shift=3.0),
+    train=TrainConfig(
+        steps=6000, batch_size=128, optimizer="muon", learning_rate=2e-3, bfloat16=True
+    ),
+)  # fmt: skip
+BASE = Config(
+    preset="base",
+    model=ModelConfig(
+        width=64, multipliers=(1, 2, 4, 8), patch=1, time_patch=1, blocks=2,
+        space_attention=(0, 1, 2, 3), full_attention=256,
+    ),
+    diffusion=DiffusionConfig(shift=3.0),
+    train=TrainConfig(steps=100_000, batch_size=64, bfloat16=True, sample_every=2000),
+)  # fmt: skip
+PRESETS = {"tiny": TINY, "small": SMALL, "base": BASE}

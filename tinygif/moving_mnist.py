@@ -9,9 +9,10 @@ import gzip
 import hashlib
 import os
 import sys
-import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 import jax
@@ -88,9 +89,10 @@ class MovingMNIST:
     def __init__(self, config: DataConfig, *, test: bool = False):
         images, labels, self.source = load_digits(config.mnist_dir, test=test)
         side = config.digit_size or config.size // 2
-        if not 4 <= side <= config.size:
+        if not 4 <= side <= config.size * 7 // 8:
             raise ValueError(
-                f"expected a digit_size from 4 to the clip's size {config.size}, got {side}"
+                f"expected a digit_size from 4 to {config.size * 7 // 8}, which leaves room to move "
+                f"in a clip of {config.size} pixels, got {side}"
             )
         self.images, self.labels, self.config = resize(images, side), labels, config
         self.seed = 1 if test else 0
@@ -157,7 +159,7 @@ def caption(
 
 
 def resize(images: UInt8[np.ndarray, "n h w"], side: int) -> UInt8[np.ndarray, "n s s"]:
-    """All digits to one side, with antialiasing, at full contrast."""
+    """All digits to one side, with antialiasing."""
     x = jax.image.resize(images.astype(np.float32), (len(images), side, side), "linear")
     return np.clip(np.round(np.asarray(x)), 0, 255).astype(np.uint8)
 
@@ -193,14 +195,17 @@ def read_mnist(folder: Path, test: bool) -> tuple[UInt8[np.ndarray, "n 20 20"], 
     part = "t10k" if test else "train"
     names = [f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"]
     try:
-        pixels, labels = (gzip.decompress((folder / name).read_bytes()) for name in names)
-    except (OSError, EOFError) as error:
+        pixels, marks = (gzip.decompress((folder / name).read_bytes()) for name in names)
+        images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 28, 28)[:, 4:24, 4:24]
+        labels = np.frombuffer(marks, np.uint8, offset=8).astype(int)
+        if not 0 < len(images) == len(labels) or labels.max() > 9:
+            raise ValueError(f"{len(images)} images, {len(labels)} labels, not all from 0 to 9")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(
             f"expected the MNIST files {names} in {folder}, got: {error}. Point --mnist-dir at a "
-            "folder that has them, or leave it out to download them."
+            "folder that has them whole, or delete them and leave it out to download them."
         ) from error
-    images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 28, 28)[:, 4:24, 4:24]
-    return images, np.frombuffer(labels, np.uint8, offset=8).astype(int)
+    return images, labels
 
 
 def bundled_digits(test: bool) -> tuple[UInt8[np.ndarray, "n 8 8"], Int[np.ndarray, " n"]]:
@@ -212,27 +217,27 @@ def bundled_digits(test: bool) -> tuple[UInt8[np.ndarray, "n 8 8"], Int[np.ndarr
 
 
 def download_mnist(folder: Path) -> None:
-    """Fetch the four files from the first mirror that answers, checking each one's SHA-256."""
+    """Fetch the four files from the first mirror that has them whole, by their SHA-256."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, digest in SHA256.items():
         if not (folder / name).exists():
-            data = _fetch(name)
-            if hashlib.sha256(data).hexdigest() != digest:
-                raise OSError(f"{name} arrived damaged: its SHA-256 is not {digest}")
             part = folder / f"{name}.part"
-            part.write_bytes(data)
+            part.write_bytes(_fetch(name, digest))
             part.replace(folder / name)
 
 
-def _fetch(name: str) -> bytes:
-    for i, mirror in enumerate(MIRRORS):
+def _fetch(name: str, digest: str) -> bytes:
+    for mirror in MIRRORS:
         try:
             with urllib.request.urlopen(mirror + name, timeout=5) as reply:
-                return b"".join(_with_progress(reply, name))
-        except OSError as error:
-            if i == len(MIRRORS) - 1:
-                raise OSError(f"no mirror of MNIST answered: {error}") from error
-    raise AssertionError
+                data = b"".join(_with_progress(reply, name))
+        except (OSError, HTTPException) as error:
+            reason = str(error)
+        else:
+            if hashlib.sha256(data).hexdigest() == digest:
+                return data
+            reason = f"it arrived damaged, its SHA-256 is not {digest}"
+    raise OSError(f"no mirror gave {name}: {reason}")
 
 
 def _with_progress(reply, name: str) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from tinygif import sampler
 from tinygif.checkpoint import MODEL, CheckpointError, load_model
@@ -15,7 +15,7 @@ from tinygif.config import Config
 from tinygif.gif import encode_gif, enlarge, fps_delays, to_clip
 from tinygif.guidance import Denoiser, Thresholded, guide
 from tinygif.moving_mnist import HELD_OUT
-from tinygif.text import Text, Tokenizer
+from tinygif.text import Text, TextEncoder, Tokenizer
 from tinygif.unet import TextToGif
 
 
@@ -131,7 +131,12 @@ class Pipeline:
     def encode(self, prompts: Sequence[str | None]) -> Text:
         """A batch of prompts as the U-Net reads them; None is the null prompt."""
         ids = np.stack([self.tokenizer.encode(prompt) for prompt in prompts])
-        return eqx.filter_jit(jax.vmap(self.model.text))(ids)
+        return encode(self.model.text, ids)
+
+
+@eqx.filter_jit
+def encode(encoder: TextEncoder, ids: Int[np.ndarray, "b n"]) -> Text:
+    return jax.vmap(encoder)(ids)
 
 
 def find(path: str | Path | None = None) -> Path:

@@ -64,7 +64,9 @@ class ResnetBlock(eqx.Module):
         self.conv2 = zeroed(eqx.nn.Conv2d(c_out, c_out, 3, padding=1, key=key2))
         self.skip = None if c_in == c_out else eqx.nn.Conv2d(c_in, c_out, 1, key=skip_key)
 
-    def __call__(self, x: Image, condition: Float[Array, " d"]) -> Image:
+    def __call__(
+        self, x: Image, condition: Float[Array, " d"]
+    ) -> Float[Array, "c_out h w"]:
         y = self.conv1(jax.nn.silu(self.norm1(x)))
         y = self.conv2(jax.nn.silu(self.film(self.norm2(y), condition)))
         return y + (x if self.skip is None else self.skip(x))
@@ -98,7 +100,7 @@ class Downsample(eqx.Module):
     def __init__(self, c_in: int, c_out: int, *, key: Key[Array, ""]):
         self.conv = eqx.nn.Conv2d(4 * c_in, c_out, 1, key=key)
 
-    def __call__(self, x: Image) -> Image:
+    def __call__(self, x: Image) -> Float[Array, "c_out h//2 w//2"]:
         return self.conv(rearrange(x, "c (h p) (w q) -> (c p q) h w", p=2, q=2))
 
 
@@ -113,7 +115,7 @@ class Upsample(eqx.Module):
         self.conv = eqx.nn.Conv2d(c_in, c_conv, kernel, padding=kernel // 2, key=key)
         self.shuffle = shuffle
 
-    def __call__(self, x: Image) -> Image:
+    def __call__(self, x: Image) -> Float[Array, "c_out 2*h 2*w"]:
         if self.shuffle:
             return rearrange(self.conv(x), "(c p q) h w -> c (h p) (w q)", p=2, q=2)
         return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))

@@ -54,22 +54,38 @@ def fan(shape: tuple[int, ...]) -> float:
     return shape[0] / int(np.prod(shape[1:]))
 
 
-def orthogonal() -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024): momentum with its singular values set to one.
+def orthogonalize(g: Float[Array, "out *rest"]) -> Float[Array, "out *rest"]:
+    """The nearest matrix whose singular values are about 1 (Newton-Schulz, Jordan et al. 2024).
 
-    A convolution counts as the matrix of its outputs by everything else.
+    A convolution counts as the matrix of its outputs by everything else. The iteration
+    `X <- (a + b XX' + c (XX')^2) X` is run on the small square matrix XX', and applied to X once:
+    a fifth of the multiplications where X is wide.
     """
+    x = g.reshape(len(g), -1)
+    x = x.T if x.shape[0] > x.shape[1] else x
+    x = x / (jnp.linalg.norm(x) + 1e-7)
+    eye = jnp.eye(len(x))
 
-    def dimensions(params: PyTree) -> PyTree:
-        matrix = optax.contrib.MuonDimensionNumbers
-        return jax.tree.map(lambda p: matrix(tuple(range(1, p.ndim)), (0,)), params)
+    def iterate(_, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        square, product = carry
+        z = 3.4445 * eye - 4.7750 * square + 2.0315 * square @ square
+        return z @ square @ z, z @ product
 
-    return optax.chain(
-        optax.contrib.scale_by_muon(weight_dimension_numbers=dimensions),
-        optax.stateless(
-            lambda updates, _: jax.tree.map(lambda u: u * max(1, fan(u.shape)) ** 0.5, updates)
-        ),
-    )
+    _, product = jax.lax.fori_loop(0, 5, iterate, (x @ x.T, eye))
+    x = product @ x
+    return (x if x.shape[0] == g.shape[0] else x.T).reshape(g.shape)
+
+
+def muon(momentum: float = 0.95) -> optax.GradientTransformation:
+    """Muon: Nesterov momentum, orthogonalized, larger where there are more outputs than inputs."""
+
+    def update(grads: PyTree, mean: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        mean = jax.tree.map(lambda m, g: momentum * m + g, mean, grads)
+        ahead = jax.tree.map(lambda m, g: momentum * m + g, mean, grads)
+        step = jax.tree.map(lambda g: orthogonalize(g) * max(1, fan(g.shape)) ** 0.5, ahead)
+        return step, mean
+
+    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
 
 
 def labels(config: TrainConfig, params: PyTree) -> PyTree:
@@ -96,7 +112,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
     parts = {
         "adamw": chain(optax.scale_by_adam(b2=0.99), config.learning_rate),
-        "muon": chain(orthogonal(), config.muon_rate),
+        "muon": chain(muon(), config.muon_rate),
     }
     return optax.chain(
         optax.clip_by_global_norm(config.clip),

@@ -6,6 +6,8 @@ skips. The stem folds `patch` x `patch` pixels and groups of `time_patch` frames
 a clip is redundant in both. No 3-D convolution anywhere. Lesson 08.
 """
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ Clip = Float[Array, "f c h w"]
 
 
 class SpaceTimeBlock(eqx.Module):
-    """Residual block per frame, then whichever mixing this level has: time, space, prompt."""
+    """Residual block per frame, then whichever mixing this level has: space, prompt, time."""
 
     resnet: ResnetBlock
     conv_time: TemporalConv | None
@@ -38,26 +40,26 @@ class SpaceTimeBlock(eqx.Module):
     time: Attention | None
 
     def __init__(
-        self, c_in: int, c_out: int, side: int, level: int, config: ModelConfig, condition: int,
-        *, key: Key[Array, ""],
+        self, c_in: int, c_out: int, side: int, level: int | None, config: ModelConfig,
+        condition: int, *, key: Key[Array, ""],
     ):  # fmt: skip
         resnet_key, conv_key, space_key, text_key, time_key = jax.random.split(key, 5)
         heads, head_dim = config.heads, config.head_dim
         self.resnet = ResnetBlock(c_in, c_out, condition, key=resnet_key)
         self.conv_time = TemporalConv(c_out, key=conv_key) if config.temporal_conv else None
         self.space = self.text = self.time = None
-        if level in config.space_attention:
+        if level in (None, *config.space_attention):
             linear = side * side > config.full_attention
             self.space = Attention(c_out, heads, head_dim, linear=linear, key=space_key)
-        if level in config.text_attention:
+        if level in (None, *config.text_attention):
             width = config.text_width
             self.text = Attention(c_out, heads, head_dim, context_dim=width, key=text_key)
-        if level in config.time_attention:
+        if level in (None, *config.time_attention):
             self.time = Attention(c_out, heads, head_dim, rotate=True, key=time_key)
 
     def __call__(
         self, x: Clip, condition: Float[Array, " d"], text: Text, bias: Float[Array, "heads f f"]
-    ) -> Clip:
+    ) -> Float[Array, "f c_out h w"]:
         x = jax.vmap(self.resnet, in_axes=(0, None))(x, condition)
         if self.conv_time is not None:
             x = self.conv_time(x)
@@ -88,25 +90,25 @@ class UNet3D(eqx.Module):
 
     def __init__(self, data: DataConfig, config: ModelConfig, *, key: Key[Array, ""]):
         config.check(frames=data.frames, size=data.size)
-        keys = iter(jax.random.split(key, 64))
+        keys = (jax.random.fold_in(key, i) for i in itertools.count())
         widths = [config.width * m for m in config.multipliers]
         sides = [data.size // config.patch // 2**i for i in range(len(widths))]
         patch = data.channels * config.time_patch * config.patch**2
         d = 4 * config.width
 
-        def block(c_in: int, level: int) -> SpaceTimeBlock:
-            return SpaceTimeBlock(c_in, widths[level], sides[level], level, config, d, key=next(keys))
+        def block(c_in: int, i: int, level: int | None) -> SpaceTimeBlock:
+            return SpaceTimeBlock(c_in, widths[i], sides[i], level, config, d, key=next(keys))
 
-        levels, last = range(len(widths)), len(widths) - 1
+        levels = range(len(widths))
         self.config = config
         self.condition = eqx.nn.MLP(config.width, d, d, 1, jax.nn.silu, key=next(keys))
         self.from_text = eqx.nn.Linear(config.text_width, d, key=next(keys))
         self.bias = RelativePositionBias(config.heads, key=next(keys))
         self.stem = eqx.nn.Conv2d(patch, widths[0], 3, padding=1, key=next(keys))
-        self.down = [[block(widths[i], i) for _ in range(config.blocks)] for i in levels]
+        self.down = [[block(widths[i], i, i) for _ in range(config.blocks)] for i in levels]
         self.shrink = [Downsample(a, b, key=next(keys)) for a, b in zip(widths, widths[1:])]
-        self.middle = [block(widths[-1], last) for _ in range(2)]
-        self.up = [[block(2 * widths[i], i) for _ in range(config.blocks)] for i in levels]
+        self.middle = [block(widths[-1], -1, level) for level in (None, len(widths))]
+        self.up = [[block(2 * widths[i], i, i) for _ in range(config.blocks)] for i in levels]
         self.grow = [
             Upsample(b, a, shuffle=config.pixel_shuffle, key=next(keys))
             for a, b in zip(widths, widths[1:])
@@ -121,7 +123,7 @@ class UNet3D(eqx.Module):
         condition = jax.nn.silu(condition + self.from_text(text.pooled))
         bias = self.bias(len(x))
 
-        def apply(block: SpaceTimeBlock, x: Clip) -> Clip:
+        def apply(block: SpaceTimeBlock, x: Clip) -> Float[Array, "f c_out h w"]:
             return block(x, condition, text, bias)
 
         if self.config.checkpoint_gradients:

@@ -1,0 +1,197 @@
+"""attention.py: rows sum to one, masks hide, space and time stay apart.
+
+Lesson 06.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygif.attention import (
+    Attention,
+    linear_attention,
+    over_space,
+    over_time,
+    softmax_attention,
+    to_text,
+    zeroed,
+)
+
+seeds = st.integers(0, 2**31)
+soft, linear = jax.jit(softmax_attention), jax.jit(linear_attention)
+
+
+def noise(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def layer(**options) -> Attention:
+    """Attention of 6 features, 2 heads of 4, with random weights everywhere."""
+    make = lambda: Attention(6, 2, 4, key=jax.random.key(0), **options)  # noqa: E731
+    rng = np.random.default_rng(3)
+    draw = lambda a: jnp.asarray(0.5 * rng.normal(size=a.shape), a.dtype)  # noqa: E731
+    shape = lambda a: isinstance(a, jax.ShapeDtypeStruct)  # noqa: E731
+    return jax.tree.map(lambda a: draw(a) if shape(a) else a, eqx.filter_eval_shape(make))
+
+
+# ---- the two formulas ------------------------------------------------------------------------
+
+@given(seeds, st.sampled_from([(1, 1), (5, 5), (3, 7)]), st.floats(0.1, 100))
+def test_rows_sum_to_one(seed, lengths, scale):
+    n, m = lengths
+    q, k = scale * noise(n, 2, 4, seed=seed), scale * noise(m, 2, 4, seed=seed + 1)
+    bias, mask = noise(2, n, m, seed=seed + 2), jnp.arange(m) < max(1, m - 2)
+    ones = soft(q, k, jnp.ones((m, 2, 4)), bias, mask)
+    np.testing.assert_allclose(ones, 1, atol=1e-5)
+    if n == m:  # linear attention spreads 1 / sqrt(d)
+        np.testing.assert_allclose(linear(q, k, jnp.ones((m, 2, 4))), 0.5, atol=1e-5)
+
+
+@given(seeds)
+def test_softmax_attention_is_its_formula(seed):
+    q, k, v = (noise(n, 2, 4, seed=seed + n) for n in (3, 7, 7))
+    k = noise(7, 2, 4, seed=seed + 1)
+    bias, mask = noise(2, 3, 7, seed=seed + 2), np.arange(7) < 5
+    got = soft(q, k, v, bias, jnp.asarray(mask))
+    for head in range(2):
+        scores = np.asarray(q)[:, head] @ np.asarray(k)[:, head].T / 2 + np.asarray(bias)[head]
+        weights = np.exp(scores) * mask
+        want = weights / weights.sum(1, keepdims=True) @ np.asarray(v)[:, head]
+        np.testing.assert_allclose(got[:, head], want, rtol=1e-4, atol=1e-5)
+
+
+@given(seeds)
+def test_linear_attention_is_its_quadratic_formula(seed):
+    q, k, v = (np.asarray(noise(9, 2, 4, seed=seed + i)) for i in range(3))
+    got = linear(*map(jnp.asarray, (q, k, v)))
+    over_features = np.exp(q) / np.exp(q).sum(2, keepdims=True) / 2
+    over_tokens = np.exp(k) / np.exp(k).sum(0, keepdims=True)
+    pairs = np.einsum("nhd,mhd->hnm", over_features, over_tokens)
+    np.testing.assert_allclose(got, np.einsum("hnm,mhd->nhd", pairs, v), rtol=1e-4, atol=1e-5)
+
+
+def largest(function, n: int) -> int:
+    """Elements of the largest array that a function of q, k and v makes on its way."""
+    q = jax.ShapeDtypeStruct((n, 2, 4), jnp.float32)
+    todo, sizes = [jax.make_jaxpr(function)(q, q, q).jaxpr], []
+    while todo:
+        for equation in todo.pop().eqns:
+            sizes += [v.aval.size for v in equation.outvars]
+            todo += [p.jaxpr for p in equation.params.values() if hasattr(p, "jaxpr")]
+    return max(sizes)
+
+
+def test_linear_attention_grows_with_n_and_softmax_with_its_square():
+    assert largest(linear_attention, 512) == 2 * largest(linear_attention, 256) == 512 * 2 * 4
+    assert largest(softmax_attention, 512) == 4 * largest(softmax_attention, 256)
+
+
+def test_pairs_of_a_clip_are_fewer_apart():
+    f, n = 8, 32 * 32
+    assert round((f * n) ** 2 / (f * n**2 + n * f**2), 1) == 7.9
+
+
+def test_a_hidden_token_changes_nothing_and_learns_nothing():
+    q, k, v, mask = noise(3, 2, 4), noise(5, 2, 4), noise(5, 2, 4), jnp.arange(5) != 2
+    total = lambda k, v: jnp.sum(softmax_attention(q, k, v, mask=mask) ** 2)  # noqa: E731
+    for grad in jax.jit(jax.grad(total, (0, 1)))(k, v):
+        assert (np.abs(grad).max(axis=(1, 2)) > 0).tolist() == mask.tolist()
+    without = soft(q, k[mask], v[mask])
+    np.testing.assert_allclose(soft(q, k, v, mask=mask), without, atol=1e-6)
+
+
+# ---- the layer -------------------------------------------------------------------------------
+
+def test_a_new_layer_is_the_identity():
+    new, x = Attention(6, 2, 4, key=jax.random.key(0)), noise(5, 6)
+    np.testing.assert_array_equal(new(x), x)
+
+
+def test_zeroed_keeps_everything_but_the_numbers():
+    before, after = layer(linear=True), zeroed(layer(linear=True))
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    assert all(not a.any() for a in jax.tree.leaves(after))
+
+
+@pytest.mark.parametrize("options", [{}, {"linear": True}, {"rotate": True}], ids=str)
+def test_layer_jitted_and_batched(options):
+    attention, x = layer(**options), noise(3, 5, 6)
+    one = jax.jit(attention)
+    mapped = np.stack([one(tokens) for tokens in x])
+    np.testing.assert_allclose(jax.jit(jax.vmap(attention))(x), mapped, atol=1e-4)
+    np.testing.assert_allclose(attention(x[0]), mapped[0], atol=1e-4)
+    assert np.abs(mapped - x).max() > 0.1
+
+
+def test_tokens_have_no_order_unless_turned():
+    x, order = noise(5, 6), np.array([3, 0, 4, 1, 2])
+    for rotate in (False, True):
+        one = jax.jit(layer(rotate=rotate))
+        same = np.allclose(one(x[order]), one(x)[order], atol=1e-4)
+        assert same != rotate
+
+
+def test_bfloat16_stays_near():
+    one, x = layer(rotate=True), noise(5, 6)
+    low = jax.tree.map(lambda a: a.astype(jnp.bfloat16), one)
+    got = jax.jit(low)(x.astype(jnp.bfloat16))
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(got.astype(jnp.float32), one(x), atol=0.2)
+
+
+# ---- clips -----------------------------------------------------------------------------------
+
+CLIP = noise(3, 6, 2, 2, seed=5)
+
+
+def seen(function) -> np.ndarray:
+    """Which (frame, pixel) of the output depends on which of the input: (3 4 3 4) booleans."""
+    def total(x):
+        return function(x.reshape(3, 2, 2, 6).transpose(0, 3, 1, 2)).sum(axis=1).reshape(3, 4)
+    jacobian = jax.jit(jax.jacobian(total))(CLIP.transpose(0, 2, 3, 1).reshape(3, 4, 6))
+    return np.abs(jacobian).max(axis=-1) > 0
+
+
+FRAMES = np.eye(3, dtype=bool)[:, None, :, None] & np.ones((3, 4, 3, 4), bool)
+PIXELS = np.eye(4, dtype=bool)[None, :, None, :] & np.ones((3, 4, 3, 4), bool)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_attention_over_space_never_mixes_frames(linear):
+    attention = layer(linear=linear)
+    np.testing.assert_array_equal(seen(lambda x: over_space(attention, x)), FRAMES)
+
+
+def test_attention_over_time_never_mixes_pixels():
+    attention, bias = layer(rotate=True), noise(2, 3, 3)
+    np.testing.assert_array_equal(seen(lambda x: over_time(attention, x, bias)), PIXELS)
+
+
+def test_attention_to_text_mixes_neither():
+    attention, states = layer(context_dim=5), noise(4, 5)
+    words = lambda x: to_text(attention, x, states, jnp.ones(4, bool))  # noqa: E731
+    np.testing.assert_array_equal(seen(words), FRAMES & PIXELS)
+
+
+def test_attention_to_text_reads_the_words_that_are_not_hidden():
+    attention, mask = layer(context_dim=5), jnp.arange(4) < 2
+    read = lambda s: jnp.sum(to_text(attention, CLIP, s, mask) ** 2)  # noqa: E731
+    grad = jax.jit(jax.grad(read))(noise(4, 5))
+    assert (np.abs(grad).max(axis=1) > 0).tolist() == mask.tolist()
+
+
+def test_the_bias_moves_attention_over_time():
+    attention = layer()
+    clip = jax.jit(lambda bias: over_time(attention, CLIP, bias))
+    still = jnp.where(jnp.eye(3, dtype=bool), 0.0, -1e9)[None].repeat(2, axis=0)
+    apart = jnp.concatenate([clip_of_one(attention, frame) for frame in CLIP])
+    np.testing.assert_allclose(clip(still), apart, atol=1e-4)
+    assert np.abs(clip(jnp.zeros((2, 3, 3))) - apart).max() > 0.1
+
+
+def clip_of_one(attention: Attention, frame: jax.Array) -> jax.Array:
+    return over_time(attention, frame[None], jnp.zeros((2, 1, 1)))

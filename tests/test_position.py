@@ -1,0 +1,103 @@
+"""position.py: rotary keeps norms and tells only distances; buckets are T5's.
+
+Lesson 07.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygif.position import RelativePositionBias, bucket, rotary
+
+seeds = st.integers(0, 2**31)
+widths = st.sampled_from([2, 8, 32])
+turn = jax.jit(rotary)
+
+
+def tokens(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@given(seeds, widths)
+def test_rotary_keeps_norms(seed, d):
+    x = tokens(seed, 12, 2, d)
+    np.testing.assert_allclose(
+        np.linalg.norm(turn(x), axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5
+    )
+
+
+@given(seeds, widths)
+def test_rotary_scores_depend_on_distance_only(seed, d):
+    q, k = tokens(seed, 2, d)
+    everywhere = lambda a: np.broadcast_to(a, (12, 1, d))  # noqa: E731
+    scores = np.asarray(turn(everywhere(q)))[:, 0] @ np.asarray(turn(everywhere(k)))[:, 0].T
+    np.testing.assert_allclose(scores[1:, 1:], scores[:-1, :-1], atol=1e-4)
+    assert np.ptp(scores) > 1e-3 * np.linalg.norm(q) * np.linalg.norm(k)
+
+
+def test_rotary_turns_token_n_by_n_radians():
+    x = jnp.tile(jnp.float32([1, 0]), (5, 1, 1))
+    angle = np.arange(5)
+    want = np.stack([np.cos(angle), np.sin(angle)], -1)[:, None]
+    np.testing.assert_allclose(rotary(x), want, atol=1e-6)
+
+
+def test_rotary_turns_slower_along_the_features():
+    x = rotary(jnp.ones((2, 1, 8)))
+    angle = np.arctan2(x[1, 0, 4:], x[1, 0, :4]) - np.pi / 4
+    np.testing.assert_allclose(angle, 10000.0 ** -np.array([0, 0.25, 0.5, 0.75]), atol=1e-6)
+
+
+def test_rotary_keeps_the_type_and_refuses_odd_widths():
+    assert rotary(jnp.ones((3, 1, 4), jnp.bfloat16)).dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match="expected an even head width, got 3"):
+        rotary(jnp.ones((2, 1, 3)))
+
+
+# ---- buckets ---------------------------------------------------------------------------------
+
+sizes = st.sampled_from([(32, 128), (32, 64), (16, 50)])
+
+
+def buckets(distance: np.ndarray, count: int, far: int) -> np.ndarray:
+    return np.asarray(bucket(jnp.asarray(distance, jnp.int32), count, far))
+
+
+@given(sizes)
+def test_buckets_are_symmetric_monotone_and_capped(size):
+    count, far = size
+    distance = np.arange(1, 3 * far)
+    ahead, behind = buckets(distance, count, far), buckets(-distance, count, far)
+    np.testing.assert_array_equal(ahead - count // 2, behind)
+    assert (np.diff(behind) >= 0).all() and (np.diff(behind) <= 1).all()
+    np.testing.assert_array_equal(behind[: count // 4 - 1], distance[: count // 4 - 1])
+    assert (behind[far - 1 :] == count // 2 - 1).all() and behind[far // 2] < count // 2 - 1
+    assert buckets(np.zeros(1), count, far) == 0
+
+
+def test_buckets_are_those_of_t5():
+    # T5 with 32 buckets and 128: 8 exact ones, then edges at 8 * 16^(k/8)
+    distance = np.array([0, 7, 8, 11, 12, 15, 17, 22, 23, 31, 33, 45, 46, 63, 65, 90, 91, 128, 999])
+    want = np.array([0, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15, 15])
+    np.testing.assert_array_equal(buckets(-distance, 32, 128), want)
+
+
+def test_bias_depends_on_distance_only_and_learns():
+    layer = RelativePositionBias(3, buckets=8, max_distance=16, key=jax.random.key(0))
+    bias = layer(10)
+    assert bias.shape == (3, 10, 10)
+    np.testing.assert_array_equal(bias[:, 1:, 1:], bias[:, :-1, :-1])
+    assert (bias[:, 0, 1] != bias[:, 1, 0]).all()  # a sign is seen
+    np.testing.assert_array_equal(bias[:, 0, 1], layer.table[bucket(jnp.int32(1), 8, 16)])
+    grad = jax.grad(lambda layer: jnp.sum(layer(20) ** 2))(layer).table
+    used = np.arange(8) != 4  # a distance of +0 does not exist
+    assert (np.abs(grad).min(axis=1) > 0).tolist() == used.tolist()
+
+
+@pytest.mark.parametrize("count, far", [(30, 64), (32, 8)])
+def test_bias_refuses_buckets_that_cannot_be(count, far):
+    with pytest.raises(ValueError, match=f"got {count} and {far}"):
+        RelativePositionBias(1, buckets=count, max_distance=far, key=jax.random.key(0))

@@ -1,0 +1,160 @@
+"""resnet.py: zero-initialised blocks are the identity, and the noise level gets through.
+
+Lesson 05.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygif.resnet import (
+    Downsample,
+    FiLM,
+    ResnetBlock,
+    TemporalConv,
+    Upsample,
+    group_norm,
+    time_embedding,
+)
+
+KEY = jax.random.key(0)
+embed = jax.jit(time_embedding, static_argnums=1)
+
+
+def noise(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def shaken(module: eqx.Module, scale: float = 0.3) -> eqx.Module:
+    """The same module with every weight random: nothing starts at zero."""
+    rng = np.random.default_rng(1)
+    draw = lambda a: jnp.asarray(scale * rng.normal(size=a.shape), a.dtype)  # noqa: E731
+    return jax.tree.map(lambda a: draw(a) if eqx.is_array(a) else a, module)
+
+
+# ---- the noise level -------------------------------------------------------------------------
+
+@given(st.floats(0, 1, width=32), st.sampled_from([2, 16, 64]))
+def test_sinusoids_have_squared_norm_half_their_width(t, dim):
+    np.testing.assert_allclose(jnp.sum(embed(jnp.float32(t), dim) ** 2), dim / 2, rtol=1e-5)
+
+
+def test_sinusoids_of_width_64_are_those_of_the_formula():
+    frequency = 10 ** np.linspace(3, -1, 32)
+    want = np.concatenate([np.sin(0.3 * frequency), np.cos(0.3 * frequency)])
+    np.testing.assert_allclose(embed(jnp.float32(0.3), 64), want, atol=1e-3)
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_sinusoids_tell_levels_apart(i, j):
+    a, b = (embed(jnp.float32(k / 1000), 64) for k in (i, j))
+    assert i == j or np.linalg.norm(a - b) > 0.3
+
+
+def test_sinusoids_refuse_an_odd_width():
+    with pytest.raises(ValueError, match="expected an even width .*, got 7"):
+        time_embedding(jnp.float32(0.5), 7)
+
+
+# ---- FiLM and norm ---------------------------------------------------------------------------
+
+def test_film_is_nothing_at_first_and_then_scale_and_shift():
+    film, x, condition = FiLM(4, 3, key=KEY), noise(3, 2, 2), noise(4, seed=1)
+    np.testing.assert_array_equal(film(x, condition), x)
+    film = shaken(film)
+    scale, shift = np.split(np.asarray(film.linear(condition)), 2)
+    want = np.asarray(x) * (1 + scale[:, None, None]) + shift[:, None, None]
+    np.testing.assert_allclose(film(x, condition), want, rtol=1e-5, atol=1e-6)
+
+
+@given(st.integers(1, 300))
+def test_norm_has_groups_of_at_least_8_channels(channels):
+    groups = group_norm(channels).groups
+    assert channels % groups == 0 and 1 <= groups <= 8
+    assert groups == 1 or channels // groups >= 8
+    assert channels % 64 or groups == 8
+
+
+def test_norm_is_over_channels_and_pixels_not_along_the_width():
+    ramp = jnp.broadcast_to(jnp.arange(6.0), (16, 4, 6)) * jnp.arange(1.0, 17)[:, None, None]
+    y = np.asarray(group_norm(16)(ramp)).reshape(2, -1)
+    np.testing.assert_allclose(y.mean(1), 0, atol=1e-5)
+    np.testing.assert_allclose(y.std(1), 1, atol=1e-3)
+
+
+# ---- blocks ----------------------------------------------------------------------------------
+
+def test_a_new_block_is_the_identity_for_any_noise_level():
+    block, x = ResnetBlock(16, 16, 4, key=KEY), noise(16, 4, 4)
+    np.testing.assert_array_equal(block(x, noise(4)), x)
+
+
+def test_a_new_block_with_other_channels_is_its_1x1_convolution():
+    block, x = ResnetBlock(3, 8, 4, key=KEY), noise(3, 4, 4)
+    want = jnp.einsum("oi,ihw->ohw", block.skip.weight[:, :, 0, 0], x) + block.skip.bias
+    np.testing.assert_allclose(block(x, noise(4)), want, rtol=1e-4, atol=1e-5)
+
+
+def test_block_jitted_batched_and_told_the_noise_level():
+    block = shaken(ResnetBlock(8, 16, 4, key=KEY))
+    x, condition = noise(3, 8, 4, 4), noise(3, 4, seed=1)
+    one = jax.jit(lambda x, c: block(x, c))
+    mapped = np.stack([one(a, c) for a, c in zip(x, condition)])
+    np.testing.assert_allclose(jax.jit(jax.vmap(block))(x, condition), mapped, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(block(x[0], condition[0]), mapped[0], rtol=1e-4, atol=1e-4)
+    assert np.abs(one(x[0], condition[1]) - mapped[0]).max() > 0.1
+
+
+def test_down_halves_and_up_doubles():
+    x = noise(4, 6, 8)
+    assert Downsample(4, 10, key=KEY)(x).shape == (10, 3, 4)
+    for shuffle in (False, True):
+        assert Upsample(4, 10, shuffle=shuffle, key=KEY)(x).shape == (10, 12, 16)
+
+
+def test_up_by_shuffling_undoes_down():
+    same = jnp.eye(12)[:, :, None, None]
+    plain = lambda layer: eqx.tree_at(  # noqa: E731
+        lambda m: (m.conv.weight, m.conv.bias), layer, (same, jnp.zeros((12, 1, 1)))
+    )
+    down, up = plain(Downsample(3, 12, key=KEY)), plain(Upsample(12, 3, shuffle=True, key=KEY))
+    x = noise(3, 4, 4)
+    np.testing.assert_array_equal(up(down(x)), x)
+    np.testing.assert_array_equal(down(x)[:4, 0, 0].ravel(), x[0, :2, :2].ravel())
+
+
+def test_up_by_repeating_keeps_a_flat_image_flat():
+    up = Upsample(2, 2, shuffle=False, key=KEY)
+    y = np.asarray(up(jnp.ones((2, 4, 4))))[:, 1:-1, 1:-1]  # the border sees the padding
+    np.testing.assert_allclose(y, np.broadcast_to(y[:, :1, :1], y.shape), atol=1e-5)
+
+
+# ---- convolution along time ------------------------------------------------------------------
+
+def test_new_convolution_along_time_is_the_identity():
+    x = noise(4, 8, 2, 2)
+    np.testing.assert_array_equal(TemporalConv(8, key=KEY)(x), x)
+
+
+def test_convolution_along_time_sees_just_the_neighbours():
+    layer, x = shaken(TemporalConv(2, key=KEY)), noise(5, 2, 2, 2)
+    jacobian = jax.jit(jax.jacobian(lambda x: layer(x).sum(axis=(1, 2, 3))))(x)
+    seen = np.abs(jacobian).max(axis=(2, 3, 4)) > 0
+    near = np.abs(np.subtract.outer(np.arange(5), np.arange(5))) <= 1
+    np.testing.assert_array_equal(seen, near)
+
+
+@pytest.mark.parametrize("third, offset", [(0, -1), (1, 0), (2, 1)])
+def test_convolution_along_time_is_ordered(third, offset):
+    layer = TemporalConv(2, key=KEY)
+    weight = jnp.zeros((2, 6, 1, 1)).at[:, 2 * third : 2 * third + 2, 0, 0].set(jnp.eye(2))
+    layer = eqx.tree_at(lambda m: m.conv.weight, layer, weight)
+    x = noise(5, 2, 2, 2)
+    added = np.asarray(jax.nn.silu(jax.vmap(layer.norm)(x)))
+    for i, frame in enumerate(np.asarray(layer(x) - x)):
+        source = added[i + offset] if 0 <= i + offset < 5 else 0 * frame
+        np.testing.assert_allclose(frame, source, atol=1e-5)
