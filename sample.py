@@ -15,8 +15,6 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-Rule = tyro.conf.arg
-
 
 @dataclass(frozen=True)
 class Options:
@@ -76,9 +74,11 @@ def main(options: Options) -> None:
 
     pipeline = tinygif.load(options.checkpoint)
     data, defaults = pipeline.config.data, pipeline.config.diffusion
+    if options.scale is not None and options.scale < 1:
+        raise ValueError(f"expected a scale of at least 1, got {options.scale}")
     prompts = [prompt for prompt in options.prompt for _ in range(options.count)]
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if options.seed is None else options.seed
-    steps = options.steps or defaults.sample_steps
+    steps = defaults.sample_steps if options.steps is None else options.steps
     choices = dict(
         seed=seed, steps=steps, guidance=options.guidance, negative_prompt=options.negative_prompt,
         solver=options.solver, eta=options.eta, dynamic_threshold=options.dynamic_threshold,
@@ -89,19 +89,19 @@ def main(options: Options) -> None:
         clips = film(pipeline.denoising(prompts, **choices), steps)
     else:
         clips = pipeline(prompts, progress=bar, **choices).array
-    scale = options.scale or max(1, 128 // clips.shape[2])
+    scale = max(1, 128 // clips.shape[2]) if options.scale is None else options.scale
     if len(clips) == 1:
         picture = gif.enlarge(clips[0], scale)
     else:
         picture = gif.grid(clips, captions=prompts, scale=scale)
     out = options.out or Path("_".join(options.prompt[0].split()[:8]) + ".gif")
-    gif.write(out, picture, options.fps or data.fps)
+    gif.write(out, picture, data.fps if options.fps is None else options.fps)
     print(f"wrote {out} in {time.time() - began:.1f} s, seed {seed}")
 
 
 if __name__ == "__main__":
     try:
         main(tyro.cli(Options, description=__doc__))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"sample.py: {error}", file=sys.stderr)
         sys.exit(2)

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from tinygif import checkpoint, training
 from tinygif.config import PRESETS, Config
 from tinygif.data import batch, prefetch
-from tinygif.gif import grid, write_gif
+from tinygif.diffusion import check_prediction
+from tinygif.gif import fps_delays, grid, write_gif
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.pipeline import Pipeline
 from tinygif.text import Tokenizer
@@ -75,10 +76,21 @@ def start(run: Run, folder: Path) -> tuple[training.TrainState, Config, MovingMN
     config = Config(**{f.name: getattr(run, f.name) for f in dataclasses.fields(Config)})
     if config.train.steps is None and config.train.minutes is None:
         raise ValueError("how long? add --steps N or --minutes M")
+    check(config)
     dataset = MovingMNIST(config.data)  # the config keeps where the digits came from: see --resume
     config = replace(config, data=replace(config.data, mnist_dir=dataset.source))
     state = training.init_state(config, len(dataset.words) + 2, key=jax.random.key(config.train.seed))
     return state, config, dataset
+
+
+def check(config: Config) -> None:
+    """Refuse before training what would otherwise end it at the first sample or checkpoint."""
+    for name in ("steps", "batch_size", "save_every", "sample_every"):
+        value = getattr(config.train, name)
+        if value is not None and value < 1:
+            raise ValueError(f"expected {name} of at least 1, got {value}")
+    fps_delays(config.data.frames, config.data.fps)
+    check_prediction(config.diffusion.build(), config.diffusion.predict)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -103,7 +115,7 @@ def draw_loss(folder: Path) -> None:
 def show(folder: Path, state: training.TrainState, config: Config, dataset: MovingMNIST) -> None:
     """Fixed prompts, fixed noise: what the averaged weights draw by now."""
     pipeline = Pipeline(state.ema, config, dataset.words)
-    clips = pipeline(dataset.prompts, seed=0, steps=25)
+    clips = pipeline(dataset.prompts, seed=0, steps=min(25, config.diffusion.diffusion_steps))
     picture = grid(clips.array, captions=clips.captions, scale=max(1, 96 // config.data.size))
     write_gif(folder / "samples" / f"{int(state.step):06d}.gif", picture, config.data.fps)
 
@@ -154,32 +166,37 @@ def train(folder: Path, state: training.TrainState, config: Config, dataset: Mov
     key = jax.random.key(options.seed + 1)
 
     def make(step: int) -> tuple[np.ndarray, np.ndarray]:
-        clips, captions = batch(dataset, options.seed, step, options.batch_size)
+        now = config.at(step)
+        some = dataset.with_frames(now.data.frames)
+        clips, captions = batch(some, options.seed, step, now.train.batch_size)
         return clips, np.stack([tokenizer.encode(caption) for caption in captions])
 
-    def inputs(clips: jax.Array, ids: jax.Array, rate: float) -> tuple:
-        static = replace(config, train=replace(options, steps=None))  # one program, however long
+    def inputs(step: int, clips: jax.Array, ids: jax.Array, rate: float) -> tuple:
+        now = config.at(step)
+        static = replace(now, train=replace(now.train, steps=None))  # one program, however long
         return static, schedule, clips, ids, key, jnp.asarray(rate, jnp.float32)
 
     if options.steps is None:
-        some, state = training.shard(make(0), state)
-        options = replace(options, steps=fit_steps(config, inputs(*some, 1.0), state, began))
+        options = replace(options, steps=1)  # step 1 is past the short clips of a run of 1
+        config = replace(config, train=options)
+        some, state = training.shard(make(1), state)
+        options = replace(options, steps=fit_steps(config, inputs(1, *some, 1.0), state, began))
         config = replace(config, train=options)
     bar = tqdm(total=options.steps, initial=first, unit="step", dynamic_ncols=True, mininterval=0.5)
     log, losses, pending = open(folder / "log.jsonl", "a"), [], None
     for step, made in enumerate(prefetch(make, range(first, options.steps)), first):
         rate = training.learning_rate_at(options, step)
         (clips, ids), state = training.shard(made, state)
-        state, metrics = training.train_step(inputs(clips, ids, rate), state)
+        state, metrics = training.train_step(inputs(step, clips, ids, rate), state)
         if pending is not None:  # read the step before while this one runs
             losses.append(finite(pending, step - 1, folder))
         pending, done = metrics, step + 1
         bar.update()
-        if losses and done % 10 == 0:
+        if losses and (done % 10 == 0 or done == options.steps):
             loss, losses = float(np.mean(losses)), []
             row = {"step": done, "loss": loss, "rate": rate, "seconds": time.time() - began}
             print(json.dumps(row), file=log, flush=True)
-            speed = (bar.format_dict["rate"] or 0) * options.batch_size
+            speed = (bar.format_dict["rate"] or 0) * len(clips)
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:.0f} clips/s")
         if done % options.save_every == 0 or done == options.steps:
             finite(metrics, step, folder)
@@ -209,6 +226,6 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit("stopped; go on from the last checkpoint with --resume --out and the run's folder")
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)

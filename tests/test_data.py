@@ -49,7 +49,7 @@ def test_a_resumed_run_sees_the_same_batches(seed, start):
     data, steps = Numbers(13), range(start, start + 5)
     whole = [batch(data, seed, step, 4) for step in range(start + 5)][start:]
     for _ in range(2):  # a batch is pure: asking again, in any order, gives the same
-        for step, (clips, texts) in reversed(list(zip(steps, whole))):
+        for step, (clips, texts) in reversed(list(zip(steps, whole, strict=True))):
             again, captions = batch(data, seed, step, 4)
             np.testing.assert_array_equal(again, clips)
             assert captions == texts

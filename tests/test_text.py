@@ -3,6 +3,8 @@
 Lesson 10.
 """
 
+from functools import cache
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from tinygif.text import PromptError, TextEncoder, Tokenizer
 TOKENIZER = Tokenizer(WORDS, 8)
 
 
+@cache
 def encoder(max_tokens: int) -> TextEncoder:
     """Two layers with random weights everywhere; longer ones only have more places."""
     make = lambda: TextEncoder(  # noqa: E731
@@ -70,8 +73,8 @@ def test_the_null_prompt_is_one_token_of_its_own():
 def test_an_unknown_word_is_answered_with_near_ones():
     with pytest.raises(PromptError, match="know the word 'quikly'; near it: quickly"):
         TOKENIZER.encode("a 3 moving left quikly")
-    with pytest.raises(PromptError, match="know the word 'xylophone'; it knows: 0, 1, .*zero"):
-        TOKENIZER.encode("xylophone")
+    with pytest.raises(PromptError, match="know the word 'bcbcb'; it knows: 0, 1, .*zero"):
+        TOKENIZER.encode("bcbcb")
 
 
 @pytest.mark.parametrize("prompt", ["", "  ", "?!_"])
@@ -109,7 +112,7 @@ def test_words_places_and_the_null_learn_and_padding_does_not():
     @eqx.filter_grad
     def grad(model):
         text = jax.vmap(model)(ids)
-        return jnp.sum(text.states**2 * jnp.arange(8.0)) + jnp.sum(text.pooled**3)
+        return jnp.sum(text.states**3) + jnp.sum(text.pooled**3)
 
     slopes = grad(model)
     learn = np.abs(slopes.embedding).max(axis=1) > 0

@@ -4,6 +4,8 @@ Weights come from numpy: JAX compiles a program for every shape it initialises, 
 than the tests. None of them is zero, so that every gradient and every prompt shows.
 """
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -24,12 +26,19 @@ CONFIG = Config(
     ),
     diffusion=DiffusionConfig(diffusion_steps=50, drop_text=0.5, sample_steps=2),
     train=TrainConfig(
-        steps=6, batch_size=8, optimizer="muon", learning_rate=2e-3, weight_decay=0.0, warmup=2,
-        ema=0.9, save_every=2, sample_every=100,
+        steps=20, minutes=13.0, batch_size=8, optimizer="muon", learning_rate=2e-3,
+        weight_decay=0.0, warmup=2, ema=0.9, save_every=10, sample_every=15,
     ),
 )  # fmt: skip
 DATA = MovingMNIST(CONFIG.data)
 TOKENIZER = Tokenizer(DATA.words, CONFIG.model.max_tokens)
+
+
+def inputs(config: Config, step: int, batch: tuple) -> tuple:
+    """The first argument of `train_step`, as train.py makes it."""
+    static = replace(config, train=replace(config.train, steps=None))
+    rate = jnp.asarray(training.learning_rate_at(config.train, step), jnp.float32)
+    return static, config.diffusion.build(), *batch, jax.random.key(1), rate
 
 
 def examples(step: int = 0) -> tuple[np.ndarray, np.ndarray]:

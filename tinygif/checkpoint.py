@@ -5,6 +5,7 @@ from, and is derived from it. Both carry the config, the vocabulary and the step
 the paths of the pytree, so a renamed or reshaped layer is refused with its name. Lesson 15.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -38,20 +39,31 @@ def write(path: Path, tree: PyTree, metadata: dict[str, str]) -> None:
     from safetensors.numpy import save
 
     # safetensors takes the memory as it lies: anything but C order would be written scrambled
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in named(tree).items()}
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in named(tree).items()}
     part = path.with_suffix(".part")
     try:
         with open(part, "wb") as file:
-            file.write(save(arrays, metadata))
+            file.write(ordered(save(arrays, metadata)))
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise CheckpointError(
             f"could not write {path} ({error.strerror}); the last good checkpoint is untouched. "
             "Free some space or choose another --out."
         ) from error
+
+
+def ordered(data: bytes) -> bytes:
+    """The same file with its metadata sorted: safetensors writes them in a random order."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -117,25 +129,26 @@ def load_state(folder: Path) -> tuple[TrainState, Config, list[str]]:
     path = folder / STATE
     if not path.exists():
         raise CheckpointError(f"nothing to resume: there is no {path}. Start without --resume.")
-    config, words = parse(read_metadata(path))
+    config, words, _ = parse(read_metadata(path))
     make = lambda: init_state(config, len(words) + 2, key=jax.random.key(0))  # noqa: E731
     return read(path, eqx.filter_eval_shape(make)), config, words
 
 
 def load_model(path: Path) -> tuple[TextToGif, Config, list[str], int]:
     """Averaged weights, config, vocabulary and step of a `model.safetensors`."""
-    about = read_metadata(path)
-    config, words = parse(about)
+    config, words, step = parse(read_metadata(path))
     make = lambda: TextToGif(  # noqa: E731
         config.data, config.model, len(words) + 2, key=jax.random.key(0)
     )
-    return read(path, eqx.filter_eval_shape(make)), config, words, json.loads(about["step"])
+    return read(path, eqx.filter_eval_shape(make)), config, words, step
 
 
-def parse(about: dict[str, str]) -> tuple[Config, list[str]]:
+def parse(about: dict[str, str]) -> tuple[Config, list[str], int]:
+    """Config, vocabulary and step out of the metadata."""
     try:
-        return from_dict(Config, json.loads(about["config"])), json.loads(about["words"])
-    except (ValueError, TypeError, KeyError) as error:
+        values = {name: json.loads(about[name]) for name in ("config", "words", "step")}
+        return from_dict(Config, values["config"]), values["words"], values["step"]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"this checkpoint's config is of another version: {error}") from error
 
 

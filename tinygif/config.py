@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tinygif import schedule as schedules
@@ -129,6 +129,10 @@ class TrainConfig:
     minutes: float | None = None
     """Fix the number of steps so that the run takes about this long."""
     batch_size: int = 16
+    short_frames: int | None = None
+    """Begin with clips of so few frames, and as many more of them in a batch."""
+    short_share: float = 0.6
+    """Share of the steps that do."""
     accumulate: int = 1
     """Split a batch in so many parts, one after another: less memory."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -168,6 +172,20 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def at(self, step: int) -> "Config":
+        """The config of a step: the first ones may be for short clips, of the same cost in all.
+
+        What a thing looks like is learned from many things, how it moves from few: cf. training on
+        images and clips together (Video Diffusion Models, Ho et al. 2022, section 3.2).
+        """
+        few, train = self.train.short_frames, self.train
+        if few is None or step >= train.short_share * train.steps:
+            return self
+        more = train.batch_size * (self.data.frames // few)
+        return replace(
+            self, data=replace(self.data, frames=few), train=replace(train, batch_size=more)
+        )
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:

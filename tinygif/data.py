@@ -10,12 +10,13 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """Captioned clips by index; `size` is their number, None when every index is valid."""
 

@@ -5,6 +5,7 @@ After Srivastava et al. 2015 ("Unsupervised Learning of Video Representations us
 bundled digits of UCI optdigits. Lesson 14.
 """
 
+import copy
 import gzip
 import hashlib
 import os
@@ -12,6 +13,7 @@ import sys
 import urllib.request
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 
@@ -111,6 +113,12 @@ class MovingMNIST:
             draw(clip, stroke, self._path(rng, direction, speed))
             sentences.append(caption(rng, digit, direction, speed, color if config.channels == 3 else ""))
         return clip, " and ".join(sentences)
+
+    def with_frames(self, frames: int) -> "MovingMNIST":
+        """The same digits in clips of another length."""
+        other = copy.copy(self)
+        other.config = replace(self.config, frames=frames)
+        return other
 
     def _direction(self, rng: np.random.Generator, digit: int) -> str:
         names = list(DIRECTIONS)
@@ -232,7 +240,7 @@ def _fetch(name: str, digest: str) -> bytes:
             with urllib.request.urlopen(mirror + name, timeout=5) as reply:
                 data = b"".join(_with_progress(reply, name))
         except (OSError, HTTPException) as error:
-            reason = str(error)
+            reason = " ".join(str(error).split())  # a server's words may hold line ends
         else:
             if hashlib.sha256(data).hexdigest() == digest:
                 return data

@@ -73,7 +73,7 @@ class Pipeline:
         `progress(iterable, total)` may wrap the loop over steps; other options as in `denoising`.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        steps = steps or self.config.diffusion.sample_steps
+        steps = self.config.diffusion.sample_steps if steps is None else steps
         x = None
         for x, _ in progress(self.denoising(prompts, seed=seed, steps=steps, **options), steps):
             pass
@@ -101,12 +101,19 @@ class Pipeline:
         the levels fold.
         """
         data, defaults = self.config.data, self.config.diffusion
-        frames, size = frames or data.frames, size or data.size
+        steps = defaults.sample_steps if steps is None else steps
+        frames = data.frames if frames is None else frames
+        size = data.size if size is None else size
         self.config.model.check(frames=frames, size=size)
         if solver not in sampler.SOLVERS:
             raise ValueError(f"expected a solver of {sorted(sampler.SOLVERS)}, got {solver!r}")
         if eta is not None and solver != "ddim":
             raise ValueError(f"--eta is for the ddim solver, got {solver!r}: leave one of them out")
+        for name, value in (("eta", eta), ("dynamic_threshold", dynamic_threshold)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"expected {name} from 0 to 1, got {value}")
+        if len(prompts) == 0:
+            raise ValueError("expected at least one prompt, got none")
         solve = sampler.SOLVERS[solver]() if eta is None else sampler.DDIM(eta)
         noise_key, step_key = jax.random.split(jax.random.key(seed))
         shape = (frames, data.channels, size, size)
@@ -115,9 +122,8 @@ class Pipeline:
         scale = defaults.guidance if guidance is None else guidance
         denoiser = self.denoiser(prompts, scale, negative_prompt, dynamic_threshold)
         return sampler.trajectory(
-            denoiser, self.schedule, noise,
-            key=step_key, solver=solve, steps=steps or defaults.sample_steps,
-        )  # fmt: skip
+            denoiser, self.schedule, noise, key=step_key, solver=solve, steps=steps
+        )
 
     def denoiser(
         self, prompts: Sequence[str], scale: float, negative: str | None, percentile: float | None

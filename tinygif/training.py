@@ -126,8 +126,8 @@ def learning_rate_at(config: TrainConfig, step: int) -> float:
         return (step + 1) / config.warmup
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     return {
-        "cosine": 0.5 * (1 + np.cos(np.pi * min(done, 1))),
-        "linear": 1 - min(done, 1),
+        "cosine": 0.5 * (1 + np.cos(np.pi * min(done, 1.0))),
+        "linear": 1 - min(done, 1.0),
         "constant": 1.0,
     }[config.decay]
 
@@ -138,7 +138,9 @@ def average(ema: PyTree, model: PyTree, step: Int[Array, ""], decay: float) -> P
     Adam's correction (Kingma and Ba 2015, section 3) written as one update: after step 0 it equals
     the weights, whatever it was before, so nothing of the random start stays in it.
     """
-    rate = (1 - decay) / (1 - decay ** (step.astype(jnp.float32) + 1))
+    # 1 - decay^(step + 1), without the rounding of a decay near 1
+    total = -jnp.expm1((step.astype(jnp.float32) + 1) * jnp.log1p(decay - 1))
+    rate = (1 - decay) / total
     move = lambda a, b: a + rate * (b - a) if eqx.is_inexact_array(a) else a  # noqa: E731
     return jax.tree.map(move, ema, model)
 
@@ -225,7 +227,11 @@ def train_step(
 
 
 def shard(batch: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-    """Spread a batch over all devices and put the state on each."""
+    """Spread a batch over all devices and put the state on each; what is there is not copied."""
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-    place = lambda spec: NamedSharding(mesh, PartitionSpec(*spec))  # noqa: E731
-    return eqx.filter_shard(batch, place(("data",))), eqx.filter_shard(state, place(()))
+
+    def place(tree: PyTree, *spec: str) -> PyTree:  # `eqx.filter_shard` would copy every time
+        arrays, rest = eqx.partition(tree, eqx.is_array)
+        return eqx.combine(jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(*spec))), rest)
+
+    return place(batch, "data"), place(state)

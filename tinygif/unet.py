@@ -2,7 +2,8 @@
 
 The shape is that of Video Diffusion Models (Ho et al. 2022, section 3): residual blocks within
 frames, attention over space, over time and to the prompt, down to small images and up again with
-skips. The stem folds `patch` x `patch` pixels and groups of `time_patch` frames into channels, since
+skips, which are added (U-ViT of Hoogeboom et al. 2023, section 3.3) rather than stacked: the first
+convolution on the way up costs half. The stem folds `patch` x `patch` pixels and groups of `time_patch` frames into channels, since
 a clip is redundant in both. No 3-D convolution anywhere. Lesson 08.
 """
 
@@ -10,7 +11,6 @@ import itertools
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
@@ -108,7 +108,7 @@ class UNet3D(eqx.Module):
         self.down = [[block(widths[i], i, i) for _ in range(config.blocks)] for i in levels]
         self.shrink = [Downsample(a, b, key=next(keys)) for a, b in zip(widths, widths[1:])]
         self.middle = [block(widths[-1], -1, level) for level in (None, len(widths))]
-        self.up = [[block(2 * widths[i], i, i) for _ in range(config.blocks)] for i in levels]
+        self.up = [[block(widths[i], i, i) for _ in range(config.blocks)] for i in levels]
         self.grow = [
             Upsample(b, a, shuffle=config.pixel_shuffle, key=next(keys))
             for a, b in zip(widths, widths[1:])
@@ -140,7 +140,7 @@ class UNet3D(eqx.Module):
             x = apply(block, x)
         for i, blocks in reversed(list(enumerate(self.up))):
             for block in blocks:
-                x = apply(block, jnp.concatenate([x, skips.pop()], axis=1))
+                x = apply(block, x + skips.pop())
             if i > 0:
                 x = jax.vmap(self.grow[i - 1])(x)
         x = jax.vmap(self.head)(jax.nn.silu(jax.vmap(self.norm)(x)))

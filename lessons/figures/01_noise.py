@@ -40,7 +40,7 @@ def draw(folder: Path) -> None:
     sigmas = {"jump": np.sqrt(1 - np.square(shares)), "fade": 1 - np.array(shares)}
     cells, captions = [], []
     for name in sigmas:
-        for a, s in zip(shares, sigmas[name]):
+        for a, s in zip(shares, sigmas[name], strict=True):
             x = a * x0 + s * eps
             cells.append(visible(x[:1]))
             captions.append(f"{name}, std {x.std():.2f}")

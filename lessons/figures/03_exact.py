@@ -19,7 +19,8 @@ def drifting_digits(n: int = 64) -> jax.Array:
     """Clips like those of the lesson, (n, f, c, h, w)."""
     rng = np.random.default_rng(0)
     clips = np.zeros((n, 16, 32, 32, 1), np.uint8)
-    for clip, digit in zip(clips, resize(bundled_digits(test=False)[0][:n], 16)):
+    digits = resize(bundled_digits(test=False)[0][:n], 16)
+    for clip, digit in zip(clips, digits, strict=True):
         start, speed = rng.integers(0, 17, 2), rng.integers(-1, 2, 2)
         for f, frame in enumerate(clip):
             row, column = 16 - abs((start + speed * f) % 32 - 16)
@@ -31,7 +32,7 @@ def generate(denoiser, x: jax.Array, steps: int = 20) -> list[tuple[int, jax.Arr
     """(t, x_t, guess of x0) for every step, and the clip with t = 0 at the end."""
     times = np.linspace(SCHEDULE.T, 0, steps + 1).astype(int).tolist()
     history = []
-    for t, s in zip(times[:-1], times[1:]):
+    for t, s in zip(times[:-1], times[1:], strict=True):
         x0 = denoiser(x, t)
         history.append((t, x, x0))
         eps = (x - SCHEDULE.alpha[t] * x0) / SCHEDULE.sigma[t]
@@ -41,14 +42,14 @@ def generate(denoiser, x: jax.Array, steps: int = 20) -> list[tuple[int, jax.Arr
 
 def timid(data: jax.Array):
     """The broken denoiser: a mean over pixels instead of the sum."""
-    pixels = data[0].size
-    flat = np.asarray(data).reshape(len(data), -1)
+    flat = data.reshape(len(data), -1)
+    norms = jnp.sum(flat**2, axis=1)[None]
 
     def denoise(x: jax.Array, t: int) -> jax.Array:
-        alpha, sigma = float(SCHEDULE.alpha[t]), float(SCHEDULE.sigma[t])
-        rows = np.asarray(x).reshape(len(x), -1)
-        logits = (alpha * rows @ flat.T - alpha**2 * (flat**2).sum(1) / 2) / sigma**2 / pixels
-        return jnp.asarray(jax.nn.softmax(logits, axis=1) @ flat).reshape(x.shape)
+        alpha, sigma = SCHEDULE.alpha[t], SCHEDULE.sigma[t]
+        logits = (alpha * x.reshape(len(x), -1) @ flat.T - alpha**2 * norms / 2) / sigma**2
+        p = jax.nn.softmax(logits / flat.shape[1], axis=1)
+        return (p @ flat).reshape(x.shape)
 
     return denoise
 
@@ -70,7 +71,7 @@ def draw(folder: Path) -> None:
     shown = [step for step in history if step[0] in (1000, 950, 900, 850, 600, 300, 0)]
     cells, captions = [], []
     for i in range(3):
-        for name, (part, scale) in zip(("x_t", "guess"), PARTS):
+        for name, (part, scale) in zip(("x_t", "guess"), PARTS, strict=True):
             cells += [to_clip(step[part][i, :1] / scale) for step in shown]
             captions += [f"{name}, t = {step[0]}" for step in shown]
     write(folder / "03_denoising.png", grid(cells, len(shown), captions, scale=3))

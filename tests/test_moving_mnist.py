@@ -1,0 +1,437 @@
+"""moving_mnist.py: captions are true of the pixels, and no download can go wrong unseen.
+
+Lesson 14.
+"""
+
+import gzip
+import hashlib
+import http.server
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygif import moving_mnist
+from tinygif.config import DataConfig
+from tinygif.moving_mnist import (
+    DIRECTIONS,
+    HELD_OUT,
+    NAMES,
+    SHA256,
+    WORDS,
+    MovingMNIST,
+    bounce,
+    bundled_digits,
+    draw,
+    load_digits,
+    read_mnist,
+)
+
+indices = st.integers(0, 2**40)
+SENTENCE = re.compile(
+    r"(?P<article>an?) ((?P<color>white|red|green|blue|yellow|purple) )?(?P<digit>\w+) "
+    r"((moving|going|moves|goes) (?P<direction>(up |down )?(left|right)|up|down)"
+    r"( (?P<speed>slowly|quickly|fast))?|(?P<still>standing still|stands still|not moving))"
+)
+HEADINGS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+PACE = {"slowly": 1 / 64, None: 1 / 32, "quickly": 1 / 16, "fast": 1 / 16}  # sides a frame
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Bundled digits for this module's data sets, which outlive a test's own `offline`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moving_mnist, "MIRRORS", ("http://127.0.0.1:9/",))
+        patch.setenv("TINYGIF_CACHE", str(tmp_path_factory.mktemp("none")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def gray() -> MovingMNIST:
+    return MovingMNIST(DataConfig())
+
+
+@pytest.fixture(scope="module")
+def colored() -> MovingMNIST:
+    return MovingMNIST(DataConfig(channels=3, size=64, frames=20))
+
+
+def read_sentence(text: str) -> dict[str, str | None]:
+    """The parts of a caption of one digit, read by a grammar of the test's own."""
+    found = SENTENCE.fullmatch(text)
+    assert found, text
+    return found.groupdict()
+
+
+def heading(parts: dict[str, str | None]) -> np.ndarray:
+    """(columns, rows) of a direction in words."""
+    words = (parts["direction"] or "").split()
+    return np.sum([HEADINGS[word] for word in words], axis=0) if words else np.zeros(2)
+
+
+def box(frame: np.ndarray) -> tuple[int, int, int, int]:
+    """left, top, right, bottom of what is not black in (h, w)."""
+    rows, columns = np.flatnonzero(frame.any(1)), np.flatnonzero(frame.any(0))
+    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+
+
+def crop(frame: np.ndarray) -> np.ndarray:
+    left, top, right, bottom = box(frame)
+    return frame[top:bottom, left:right]
+
+
+def assert_true(data: MovingMNIST, index: int) -> None:
+    """Whether the one digit of a clip is, moves and looks as its caption says."""
+    clip, text = data[index]
+    parts, pixels = read_sentence(text), clip.max(-1)
+    corner = np.array([box(frame)[:2] for frame in pixels])
+    strokes = {crop(frame).tobytes() + bytes(crop(frame).shape) for frame in pixels}
+    assert len(strokes) == 1  # the same digit, never flipped on the way, never cut by an edge
+    size, frames = data.config.size, data.config.frames
+    room, pace = size - data.images.shape[1], PACE[parts["speed"]] * size
+    ahead = min(frames // 2, int(room / pace))  # frames before the first wall
+    moved = corner[: ahead + 1] - corner[0]
+    want = heading(parts) * pace * np.arange(ahead + 1)[:, None]
+    assert np.abs(moved - want).max() <= 1
+    assert parts["still"] is None or (clip == clip[0]).all()
+    assert parts["still"] or heading(parts) @ moved[-1] > 0
+    sideways = corner[:, heading(parts) == 0]
+    assert (sideways == sideways[0]).all()
+
+
+# ---- clips -----------------------------------------------------------------------------------
+
+@given(indices)
+def test_captions_are_true_of_gray_clips(gray, index):
+    clip, text = gray[index]
+    assert clip.shape == (16, 32, 32, 1) and clip.dtype == np.uint8
+    assert_true(gray, index)
+
+
+@given(indices)
+def test_captions_are_true_of_large_coloured_clips(colored, index):
+    clip, text = colored[index]
+    assert clip.shape == (20, 64, 64, 3) and clip.dtype == np.uint8
+    assert_true(colored, index)
+
+
+@given(indices)
+def test_the_digit_is_the_one_it_is_called(gray, index):
+    clip, text = gray[index]
+    called = read_sentence(text)["digit"]
+    digit = NAMES.index(called) if called in NAMES else int(called)
+    shown = crop(clip[0, :, :, 0])
+    same = [int(label) for image, label in zip(gray.images, gray.labels, strict=True)
+            if np.array_equal(crop(image), shown)]  # fmt: skip
+    assert digit in same
+
+
+@given(indices)
+def test_the_color_is_the_one_it_is_called(colored, index):
+    clip, text = colored[index]
+    r, g, b = (int(value) for value in clip.reshape(-1, 3)[clip.max(-1).argmax()])
+    assert max(r, g, b) > 150
+    assert {
+        "white": r == g == b,
+        "red": r > 2 * max(g, b),
+        "green": g > 2 * max(r, b),
+        "blue": b > 1.5 * max(r, g),
+        "yellow": min(r, g) > 2 * b,
+        "purple": min(r, b) > 1.5 * g,
+    }[read_sentence(text)["color"]]
+
+
+@given(indices)
+def test_captions_keep_to_their_words_and_articles(gray, index):
+    text = gray[index][1]
+    assert set(text.split()) <= set(WORDS)
+    parts = read_sentence(text)
+    assert parts["article"] == ("an" if parts["digit"] in ("8", "eight") else "a")
+    assert parts["color"] is None
+
+
+@given(indices)
+def test_an_index_is_a_clip(gray, index):
+    again = MovingMNIST.__new__(MovingMNIST)
+    again.__dict__.update(gray.__dict__)
+    for a, b in zip(gray[index], again[index], strict=True):
+        assert np.array_equal(a, b)
+    assert not np.array_equal(gray[index][0], gray[index + 1][0])
+
+
+def test_every_word_comes_up():
+    said = set()
+    for channels in (1, 3):
+        data = MovingMNIST(DataConfig(channels=channels, size=16, frames=2, digits=2))
+        said |= {word for i in range(400) for word in data[i][1].split()}
+    assert said == set(WORDS) == set(data.words) and WORDS == sorted(WORDS)
+    assert data.size is None
+
+
+def test_some_clips_have_two_digits_and_both_are_told():
+    data = MovingMNIST(DataConfig(digits=2, digit_size=8))
+    counts, two_lit = set(), False
+    for i in range(60):
+        clip, text = data[i]
+        parts = [read_sentence(part) for part in text.split(" and ")]
+        counts.add(len(parts))
+        if all(part["still"] for part in parts):
+            assert (clip == clip[0]).all()
+        lit = (clip[..., 0] > 0).reshape(16, -1).sum(1).max()
+        assert lit <= 64 * len(parts)
+        two_lit = len(parts) == 2 and lit > 64 or two_lit
+    assert counts == {1, 2} and two_lit
+
+
+def test_where_two_digits_meet_the_brighter_wins():
+    clip = np.zeros((2, 4, 4, 1), np.uint8)
+    draw(clip, np.full((2, 2, 1), 200, np.uint8), np.array([[0, 0], [0, 0]]))
+    draw(clip, np.full((2, 2, 1), 255, np.uint8), np.array([[1, 1], [2, 2]]))
+    draw(clip, np.full((2, 2, 1), 100, np.uint8), np.array([[0, 0], [0, 0]]))
+    assert clip[0, :, :, 0].tolist() == [
+        [200, 200, 0, 0], [200, 255, 255, 0], [0, 255, 255, 0], [0, 0, 0, 0]
+    ]  # fmt: skip
+
+
+def test_digits_are_as_bright_as_they_were(gray):
+    brightest = [gray[i][0].max() for i in range(100)]
+    assert min(brightest) > 180 and max(brightest) == 255
+
+
+@given(st.floats(-1e3, 1e3), st.floats(-4, 4), st.integers(0, 40))
+def test_a_bounce_stays_in_the_box_and_only_turns(start, pace, room):
+    path = bounce(start + pace * np.arange(30), room)
+    assert path.min() >= 0 and path.max() <= room
+    assert np.abs(np.diff(path)).max() <= abs(pace) + 1
+
+
+def test_a_bounce_reflects():
+    assert bounce(np.arange(0.0, 13.0), 4).tolist() == [0, 1, 2, 3, 4, 3, 2, 1, 0, 1, 2, 3, 4]
+    assert bounce(np.arange(1.0, -4.0, -1), 4).tolist() == [1, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("side", [3, 29, 40])
+def test_a_digit_that_cannot_move_is_refused(side):
+    with pytest.raises(ValueError, match=f"digit_size from 4 to 28, .*, got {side}"):
+        MovingMNIST(DataConfig(digit_size=side))
+
+
+@pytest.mark.parametrize("side", [8, 28])
+def test_captions_are_true_of_other_digit_sizes(side):
+    data = MovingMNIST(DataConfig(digit_size=side))
+    for index in range(100):
+        assert_true(data, index)
+
+
+# ---- which pairs, which digits ---------------------------------------------------------------
+
+def pairs(**options: bool) -> set[tuple[int, str]]:
+    """The digit-direction pairs of many captions."""
+    data, found = MovingMNIST(DataConfig(size=8, frames=1, **options)), set()
+    for i in range(1500):
+        parts = read_sentence(data[i][1])
+        called = parts["digit"]
+        digit = NAMES.index(called) if called in NAMES else int(called)
+        found.add((digit, parts["direction"] or "still"))
+    return found
+
+
+def test_held_out_pairs_are_kept_out_unless_asked_for():
+    every = {(digit, direction) for digit in range(10) for direction in DIRECTIONS}
+    assert set(HELD_OUT) < every and len(set(HELD_OUT)) == len(HELD_OUT)
+    assert pairs(hold_out=True) == every - set(HELD_OUT)
+    assert pairs(hold_out=False) == every
+
+
+def test_train_and_test_digits_have_nothing_in_common():
+    (train, labels), (test, others) = bundled_digits(False), bundled_digits(True)
+    assert len(train) + len(test) == len(labels) + len(others) == 1797
+    assert not {image.tobytes() for image in train} & {image.tobytes() for image in test}
+    assert set(labels) == set(others) == set(range(10))
+
+
+def test_train_and_test_clips_differ(gray):
+    test = MovingMNIST(DataConfig(), test=True)
+    assert len(test.images) == 360 and len(gray.images) == 1437
+    assert test[0][1] != gray[0][1] or not np.array_equal(test[0][0], gray[0][0])
+
+
+# ---- MNIST in a folder -----------------------------------------------------------------------
+
+def idx(array: np.ndarray) -> bytes:
+    """An array in MNIST's file format, zipped."""
+    sizes = b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return gzip.compress(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes(), mtime=0)
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+FILES = {
+    name: idx(IMAGES if "images" in name else np.array([4, 0, 9], np.uint8)) for name in SHA256
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, data in FILES.items():
+        (tmp_path / name).write_bytes(data)
+    return tmp_path
+
+
+def test_a_folder_is_read_without_the_border(folder, capsys):
+    images, labels, source = load_digits(str(folder))
+    np.testing.assert_array_equal(images, IMAGES[:, 4:-4, 4:-4])
+    assert labels.tolist() == [4, 0, 9] and source == str(folder)
+    assert capsys.readouterr().err == ""
+
+
+LABELS = "train-labels-idx1-ubyte.gz"
+DAMAGE = {
+    "cut": FILES[LABELS][:-9],
+    "flipped": FILES[LABELS][:12] + b"\xff\xff\xff" + FILES[LABELS][15:],
+    "not zipped": b"<html>404</html>",
+    "empty": b"",
+    "another array": idx(np.zeros(7, np.uint8)),
+    "no array": gzip.compress(b"hello"),
+    "no digits": idx(np.array([4, 0, 77], np.uint8)),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_folder_is_answered_with_a_sentence(folder, kind):
+    (folder / LABELS).write_bytes(DAMAGE[kind])
+    with pytest.raises(ValueError, match="expected the MNIST files .*, got: .*--mnist-dir at"):
+        MovingMNIST(DataConfig(mnist_dir=str(folder)))
+
+
+@pytest.mark.parametrize("place", ["nowhere", LABELS], ids=["absent", "a file"])
+def test_an_absent_folder_is_answered_with_a_sentence(folder, place):
+    with pytest.raises(ValueError, match="expected the MNIST files .*, got: .*--mnist-dir at"):
+        load_digits(str(folder / place))
+
+
+def test_the_real_files_are_whole_and_their_captions_true(real_data):
+    folder = real_data / "mnist"
+    for name, digest in SHA256.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    train, labels = read_mnist(folder, test=False)
+    assert train.shape == (60000, 20, 20) and len(labels) == 60000
+    data = MovingMNIST(DataConfig(mnist_dir=str(folder)), test=True)
+    assert data.images.shape == (10000, 16, 16)
+    for index in range(50):
+        assert_true(data, index)
+
+
+# ---- MNIST from the network ------------------------------------------------------------------
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves FILES in a manner named by the first part of the path."""
+
+    def do_GET(self):
+        manner, name = self.path.strip("/").split("/")
+        self.server.asked.append((manner, name))
+        body = FILES[name] if manner != "changed" else FILES[name][:-1] + b"?"
+        if manner == "garbage":
+            return self.wfile.write(b"what?\r\n")
+        self.send_response(404 if manner == "lost" else 200)
+        if manner == "chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+            body = b"ffff\r\n" + body
+        else:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:-9] if manner == "cut" else body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        server.asked = []
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def mirrors(server, monkeypatch, tmp_path):
+    """Names the manners of the mirrors; the cache is a new folder, which it returns."""
+    def use(*manners: str) -> Path:
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(moving_mnist, "MIRRORS", tuple(f"{url}/{m}/" for m in manners))
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
+        monkeypatch.setattr(moving_mnist, "SHA256", digests)
+        monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path / "cache"))
+        server.asked.clear()
+        return tmp_path / "cache" / "mnist"
+    return use
+
+
+BAD = ["lost", "cut", "changed", "chunked", "garbage"]
+
+
+def test_a_download_is_kept_and_not_repeated(mirrors, server, capsys):
+    cache = mirrors("good")
+    for _ in range(2):
+        images, labels, source = load_digits(None, test=True)
+        np.testing.assert_array_equal(images, IMAGES[:, 4:-4, 4:-4])
+        assert labels.tolist() == [4, 0, 9] and source == str(cache)
+    assert sorted(server.asked) == sorted(("good", name) for name in FILES)
+    assert {file.name: file.read_bytes() for file in cache.iterdir()} == FILES
+    assert "bundled" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("manner", BAD)
+def test_a_bad_download_leaves_the_bundled_digits_and_one_line(mirrors, capsys, manner):
+    cache = mirrors(manner)
+    images, _, source = load_digits(None)
+    assert images.shape == (1437, 8, 8) and source == "bundled"
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("MNIST:")]
+    assert len(said) == 1 and "using the 1,797 bundled digits" in said[0]
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("manner", BAD)
+def test_where_one_mirror_is_bad_the_next_one_serves(mirrors, server, manner):
+    cache = mirrors(manner, "good")
+    assert load_digits(None)[2] == str(cache)
+    assert len(server.asked) == 8
+
+
+def test_an_interrupted_download_is_gone_on_with(mirrors, server, tmp_path):
+    cache = mirrors("good")
+    cache.mkdir(parents=True)
+    names = sorted(FILES)
+    (cache / names[0]).write_bytes(FILES[names[0]])
+    (cache / f"{names[1]}.part").write_bytes(b"half of it")
+    assert load_digits(None)[2] == str(cache)
+    assert sorted(name for _, name in server.asked) == names[1:]
+    assert {file.name: file.read_bytes() for file in cache.iterdir()} == FILES
+
+
+def test_a_source_can_be_asked_for_again(mirrors, server, capsys):
+    cache = mirrors("good")
+    assert load_digits("bundled")[2] == "bundled" and not server.asked
+    assert load_digits(load_digits(None)[2])[2] == str(cache) and len(server.asked) == 4
+    assert "MNIST:" not in capsys.readouterr().err
+
+
+def test_without_a_network_one_line_says_so(offline, capsys):
+    images, _, source = load_digits(None)
+    said = capsys.readouterr()
+    assert source == "bundled" and said.out == "" and images.max() == 255
+    assert said.err.count("\n") == 1 and said.err.startswith("MNIST: no download (")
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(mirrors, tmp_path):
+    mirrors("good")
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert load_digits(None)[2] == "bundled"

@@ -1,0 +1,210 @@
+"""sample.py, the command: sentences become files, and mistakes become sentences. Lesson 08."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import CONFIG, DATA, state
+
+import tinygif
+from tinygif import checkpoint
+from tinygif.gif import read_gif
+
+SCRIPT = Path(__file__).parents[1] / "sample.py"
+ONE, OTHER = "a 7 moving left", "an 8 standing still"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sample") / "runs" / "tiny"
+    folder.mkdir(parents=True)
+    checkpoint.save(folder, state(), CONFIG, DATA.words)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(run, tmp_path, monkeypatch):
+    """The current folder of every test: empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*words: object) -> object:
+    """The command in this process; its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
+def fails(capsys: pytest.CaptureFixture, *words: object) -> str:
+    """The sentence with which the command refuses."""
+    capsys.readouterr()
+    assert call(*words) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return re.sub(r"\s+", " ", error)
+
+
+# ---- files -----------------------------------------------------------------------------------
+
+
+def test_a_prompt_becomes_a_gif_named_after_it(run, here, capsys):
+    assert call("--prompt", ONE, "--checkpoint", run, "--seed", 3) == 0
+    clip, delays = read_gif(here / "a_7_moving_left.gif")
+    assert clip.shape == (4, 128, 128, 3)
+    wanted = tinygif.load(run)([ONE], seed=3)[0]
+    np.testing.assert_array_equal(clip[:, ::8, ::8, :1], wanted)
+    assert (delays == [120, 130, 120, 130]).all()  # 8 frames a second, in hundredths
+    said = capsys.readouterr().out
+    assert "seed 3" in said and "a_7_moving_left.gif" in said and "in 2 steps" in said
+
+
+def test_the_newest_run_is_taken(run, monkeypatch):
+    monkeypatch.chdir(run.parents[1])
+    out = Path("x.gif").absolute()
+    assert call("--prompt", ONE, "--out", out) == 0 and out.exists()
+    out.unlink()
+
+
+def test_without_a_seed_every_call_differs_and_says_how_to_repeat(run, here, capsys):
+    """The seed that is printed gives the same bytes."""
+    for out in ("a.gif", "b.gif"):
+        assert call("--prompt", ONE, "--checkpoint", run, "--out", out) == 0
+    seeds = re.findall(r"seed (\d+)", capsys.readouterr().out)
+    assert seeds[0] != seeds[1]
+    assert (here / "a.gif").read_bytes() != (here / "b.gif").read_bytes()
+    assert call("--prompt", ONE, "--checkpoint", run, "--out", "c.gif", "--seed", seeds[0]) == 0
+    assert (here / "a.gif").read_bytes() == (here / "c.gif").read_bytes()
+
+
+def test_a_png_is_a_strip_of_frames(run, here):
+    assert call("--prompt", ONE, "--checkpoint", run, "--out", "x.png", "--scale", 3) == 0
+    with Image.open(here / "x.png") as picture:
+        assert picture.size == (4 * 16 * 3, 16 * 3)
+
+
+def test_an_mp4_plays(run, here):
+    pytest.importorskip("imageio_ffmpeg")
+    import imageio.v3 as iio
+
+    assert call("--prompt", ONE, "--checkpoint", run, "--out", "x.mp4") == 0
+    assert iio.imread(here / "x.mp4", plugin="FFMPEG").shape == (4, 128, 128, 3)
+
+
+def test_an_mp4_without_ffmpeg_is_a_sentence(run, here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    says = fails(capsys, "--prompt", ONE, "--checkpoint", run, "--out", "x.mp4")
+    assert "pip install" in says and list(here.iterdir()) == []
+
+
+def test_several_prompts_make_a_grid(run, here):
+    options = ("--checkpoint", run, "--seed", 3, "--scale", 4)
+    assert call("--prompt", ONE, OTHER, *options, "--out", "grid.gif") == 0
+    grid, _ = read_gif(here / "grid.gif")
+    assert len(grid) == 4 and grid.shape[2] >= 2 * 64 and grid.shape[1] > 64
+    wanted = tinygif.load(run)([ONE, OTHER], seed=3)
+    rows = [r for r in range(grid.shape[1] - 64) for c in range(grid.shape[2] - 64)
+            if (grid[:, r : r + 64 : 4, c : c + 64 : 4, :1] == wanted[0]).all()]  # fmt: skip
+    assert rows, "the first clip is in the grid"
+
+
+def test_count_makes_several_of_each(run, here, capsys):
+    options = ("--checkpoint", run, "--seed", 3, "--count", 2, "--scale", 1)
+    assert call("--prompt", ONE, *options, "--out", "two.gif") == 0
+    assert "2 clips" in capsys.readouterr().out
+    two, _ = read_gif(here / "two.gif")
+    clips = tinygif.load(run)([ONE, ONE], seed=3)
+    assert two.shape[2] >= 32 and not np.array_equal(clips[0], clips[1])
+
+
+def test_the_trajectory_goes_from_noise_to_the_clip_and_plays_it(run, here):
+    options = ("--checkpoint", run, "--seed", 3, "--steps", 7, "--scale", 1)
+    assert call("--prompt", ONE, *options, "--trajectory", "--out", "film.gif") == 0
+    assert call("--prompt", ONE, *options, "--out", "clip.gif") == 0
+    film, clip = read_gif(here / "film.gif")[0], read_gif(here / "clip.gif")[0]
+    assert len(film) == 7 + 4
+    np.testing.assert_array_equal(film[-4:], clip)
+    np.testing.assert_array_equal(film[6], clip[6 % 4])
+    assert np.abs(film[0].astype(int) - clip[0]).mean() > 10
+
+
+def test_frames_a_second_set_the_delays(run, here):
+    assert call("--prompt", ONE, "--checkpoint", run, "--fps", 20, "--out", "x.gif") == 0
+    assert (read_gif(here / "x.gif")[1] == 50).all()
+
+
+def test_options_reach_the_model(run, here):
+    """Each of them changes the clip."""
+    alone = ("--prompt", ONE, "--checkpoint", run, "--seed", 3, "--scale", 1, "--steps", 3)
+    assert call(*alone, "--out", "plain.gif") == 0
+    plain = (here / "plain.gif").read_bytes()
+    for words in (["--guidance", 5], ["--solver", "ddpm"], ["--eta", 0.5], ["--solver", "dpmpp"],
+                  ["--negative-prompt", OTHER], ["--dynamic-threshold", 0.8]):  # fmt: skip
+        assert call(*alone, *words, "--out", "other.gif") == 0
+        assert (here / "other.gif").read_bytes() != plain, words
+
+
+# ---- mistakes --------------------------------------------------------------------------------
+
+
+def test_an_unknown_word_is_exit_code_2_with_words_near_it(run, here):
+    """In a process of its own, as a user sees it."""
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--prompt", "a 7 moving leftt", "--checkpoint", run],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)},
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "'leftt'" in done.stderr and "near it: left" in done.stderr
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["--prompt", "a " * 17], "at most 16"),
+    (["--prompt", ""], "no words"),
+    (["--prompt", ONE, "--negative-prompt", "blurry"], "'blurry'"),
+    (["--prompt", ONE, "--steps", 51], "between 1 and T=50"),
+    (["--prompt", ONE, "--steps", 0], "between 1 and T=50"),
+    (["--prompt", ONE, "--solver", "dpmpp", "--eta", 0.5], "eta is for the ddim solver"),
+    (["--prompt", ONE, "--frames", 5], "multiple of 2"),
+    (["--prompt", ONE, "--size", 18], "multiple of 4"),
+    (["--prompt", ONE, "--fps", 60], "fps <= 50"),
+    (["--prompt", ONE, "--fps", 0], "0 < fps"),
+    (["--prompt", ONE, "--count", 0], "at least one prompt"),
+    (["--prompt", ONE, "--scale", 0], "scale"),
+    (["--prompt", ONE, "--out", "x.jpg"], ".gif, .png or .mp4"),
+    (["--prompt", ONE, "--out", "none/x.gif"], "none"),
+    (["--prompt", ONE, "--solver", "euler"], "--solver"),
+    (["--prompt", ONE, "--colour", "blue"], "--colour"),
+    ([], "--prompt"),
+])  # fmt: skip
+def test_mistakes_are_exit_code_2_and_a_sentence(run, here, capsys, monkeypatch, words, says):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert says in fails(capsys, "--checkpoint", run, *words)
+    assert list(here.iterdir()) == []
+
+
+def test_without_a_checkpoint_nothing_is_made_up(here, capsys):
+    assert "train one" in fails(capsys, "--prompt", ONE)
+    assert "no checkpoint at" in fails(capsys, "--prompt", ONE, "--checkpoint", here / "none")
+    (here / "x.safetensors").write_bytes(b"not ours")
+    says = fails(capsys, "--prompt", ONE, "--checkpoint", here / "x.safetensors")
+    assert "cannot read the checkpoint" in says
+
+
+def test_help_names_every_option(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call("--help") == 0
+    text = capsys.readouterr().out
+    names = ("prompt checkpoint out count seed steps solver eta guidance negative-prompt "
+             "dynamic-threshold frames size fps scale trajectory").split()  # fmt: skip
+    assert [name for name in names if f"--{name}" not in text] == []

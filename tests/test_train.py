@@ -1,0 +1,310 @@
+"""train.py, the command: a run is a folder, a killed run goes on to the same bytes. Lesson 15."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import CONFIG
+
+from tinygif import checkpoint, moving_mnist, training
+from tinygif.checkpoint import MODEL, STATE
+from tinygif.config import Config
+from tinygif.gif import read_gif
+
+SCRIPT = Path(__file__).parents[1] / "train.py"
+ADAMW = replace(CONFIG, train=replace(CONFIG.train, optimizer="adamw"))
+PARTS = ("data", "model", "diffusion", "train")
+PROMPTS = ("a 7 moving left", "an 8 standing still")
+
+
+def flags(config: Config) -> list[str]:
+    """Every field of a config as a flag."""
+    words = ["--preset", config.preset]
+    for part in PARTS:
+        for name, value in vars(getattr(config, part)).items():
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                words += [f"--{flag}" if value else f"--no-{flag}"]
+            elif isinstance(value, tuple):
+                words += [f"--{flag}", *map(str, value)]
+            elif value is not None:
+                words += [f"--{flag}", str(value)]
+    return words
+
+
+def call(*words: str | Path) -> object:
+    """The command in this process: its exit code, or what it said to `sys.exit`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
+        patch.setattr(moving_mnist.MovingMNIST, "prompts", PROMPTS)
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
+def fails(capsys: pytest.CaptureFixture, *words: str | Path) -> str:
+    """The sentence with which the command refuses."""
+    capsys.readouterr()
+    assert call(*words) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return re.sub(r"\s+", " ", error)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def promotion():
+    """Adam of optax 0.2.8 raises a float to an int32: not strict."""
+    import jax
+
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """20 steps, saved every 10."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert call(*flags(ADAMW), "--out", folder) == 0
+    return folder
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """What is refused is refused before any work."""
+
+    def never(*_, **__):
+        raise AssertionError("it began to train")
+
+    monkeypatch.setattr(training, "train_step", never)
+    monkeypatch.setattr(training, "init_state", never)
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+# ---- a run -----------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_what_it_names(finished):
+    names = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    assert names == {
+        MODEL, STATE, "log.jsonl", "loss.png", "samples/000015.gif", "samples/000020.gif",
+    }  # fmt: skip
+    for path in (finished / "samples").iterdir():
+        clip, delays = read_gif(path)
+        assert len(clip) == 4 and len(np.unique(clip)) > 20 and delays.sum() == 500
+    with Image.open(finished / "loss.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 1
+
+
+def test_the_log_is_json_with_a_falling_rate(finished):
+    logged = rows(finished)
+    assert [row["step"] for row in logged] == [10, 20]
+    assert all(0 < row["loss"] < 10 and row["seconds"] > 0 for row in logged)
+    wanted = [training.learning_rate_at(ADAMW.train, step) for step in (9, 19)]
+    assert [row["rate"] for row in logged] == pytest.approx(wanted)
+
+
+def test_every_field_of_the_config_is_a_flag(finished):
+    model, config, words, step = checkpoint.load_model(finished / MODEL)
+    assert config == ADAMW and step == 20
+    assert words == moving_mnist.MovingMNIST.words
+    state, config, _ = checkpoint.load_state(finished)
+    assert config == ADAMW and int(state.step) == 20
+
+
+KILLED = """
+import os, runpy, signal, sys
+from tinygif import checkpoint, moving_mnist
+write = checkpoint.write
+def kill(path, tree, about):
+    write(path, tree, about)
+    if path.name == "state.safetensors":
+        os.kill(os.getpid(), signal.SIGKILL)  # after the first of the two files of step 10
+checkpoint.write = kill
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(finished, tmp_path):
+    folder = tmp_path / "killed"
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED.replace("sys.argv[1]", repr(str(SCRIPT))), *flags(ADAMW),
+         "--out", folder],
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert (folder / STATE).exists() and not (folder / MODEL).exists()
+    with open(folder / "log.jsonl", "a") as log:  # as if it had got a little further
+        log.write('{"step": 11, "loss": 0.5}\\n{"step": 1')
+    assert call("--resume", "--out", folder) == 0
+    for name in (MODEL, STATE):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
+    assert [row["step"] for row in rows(folder)] == [10, 20]
+    assert rows(folder)[0]["loss"] == rows(finished)[0]["loss"]
+
+
+def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "again")
+    assert call("--resume", "--out", folder) == 0
+    assert (folder / MODEL).read_bytes() == (finished / MODEL).read_bytes()
+    assert rows(folder) == rows(finished)
+
+
+def load_script(monkeypatch, *words):
+    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train_script", module)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
+    monkeypatch.setattr(moving_mnist.MovingMNIST, "prompts", PROMPTS)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_minutes_fix_the_steps(finished, tmp_path, monkeypatch):
+    """A clock that moves 10 s whenever it is read: 16 readings measure 8 steps of 10 s."""
+    minutes = replace(ADAMW, train=replace(ADAMW.train, steps=None))
+    script = load_script(monkeypatch, *flags(minutes), "--out", tmp_path / "run")
+    ticks = iter(range(0, 10**6, 10))
+    monkeypatch.setattr(script, "time", SimpleNamespace(time=lambda: next(ticks)))
+    spent = 60 * ADAMW.train.minutes - 200  # so that 13 minutes are 200 s
+    real = script.fit_steps
+    monkeypatch.setattr(script, "fit_steps", lambda c, i, s, began: real(c, i, s, began - spent))
+    script.main()
+    steps = int(0.93 * (200 - 170) / 10)
+    _, config, _, step = checkpoint.load_model(tmp_path / "run" / MODEL)
+    assert config == replace(ADAMW, train=replace(ADAMW.train, steps=steps)) and step == steps
+
+
+def test_measuring_the_speed_trains_nothing(finished, tmp_path, monkeypatch):
+    """With --minutes the run is the one that --steps would have made."""
+    minutes = replace(ADAMW, train=replace(ADAMW.train, steps=None))
+    script = load_script(monkeypatch, *flags(minutes), "--out", tmp_path / "run")
+    real = script.fit_steps
+    monkeypatch.setattr(script, "fit_steps", lambda *args: real(*args) and 20)
+    script.main()
+    assert (tmp_path / "run" / MODEL).read_bytes() == (finished / MODEL).read_bytes()
+
+
+def test_runs_without_a_name_get_new_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script = load_script(monkeypatch)
+    names = []
+    for _ in range(3):
+        names.append(str(script.choose_folder(script.parse())))
+        Path(names[-1]).mkdir(parents=True)
+    first = "runs/moving_mnist-tiny"
+    assert names == [first, f"{first}-2", f"{first}-3"]
+
+
+# ---- what stops it ---------------------------------------------------------------------------
+
+
+def step_that(monkeypatch, step, act):
+    """`act` on the metrics of a step."""
+    real = training.train_step
+
+    def fake(inputs, state):
+        now = int(state.step)
+        state, metrics = real(inputs, state)
+        return state, act(metrics) if now == step else metrics
+
+    monkeypatch.setattr(training, "train_step", fake)
+
+
+@pytest.mark.parametrize(("step", "name"), [(13, "loss"), (19, "gradient_norm")])
+def test_no_number_stops_the_run_and_keeps_the_last_good(
+    finished, tmp_path, monkeypatch, capsys, step, name
+):
+    step_that(monkeypatch, step, lambda metrics: {**metrics, name: metrics[name] * np.nan})
+    says = fails(capsys, *flags(ADAMW), "--out", tmp_path / "run")
+    assert f"step {step}" in says and "last good checkpoint" in says and "--learning-rate" in says
+    assert int(checkpoint.load_state(tmp_path / "run")[0].step) == 10
+
+
+def test_ctrl_c_says_how_to_go_on(finished, tmp_path, monkeypatch):
+    def stop(metrics):
+        raise KeyboardInterrupt
+
+    step_that(monkeypatch, 3, stop)
+    said = call(*flags(ADAMW), "--out", tmp_path / "run")
+    assert "--resume" in said
+
+
+def test_an_existing_run_is_not_overwritten(finished, capsys, no_training):
+    before = (finished / STATE).stat()
+    says = fails(capsys, *flags(ADAMW), "--out", finished)
+    assert "already holds a run" in says and "--resume" in says
+    assert (finished / STATE).stat() == before
+
+
+def test_there_must_be_a_run_to_resume(tmp_path, capsys, no_training):
+    assert "nothing to resume" in fails(capsys, "--resume", "--out", tmp_path / "none")
+    assert "--out runs/NAME" in fails(capsys, "--resume")
+    (tmp_path / STATE).write_bytes(b"broken")
+    assert STATE in fails(capsys, "--resume", "--out", tmp_path)
+
+
+def test_no_room_and_no_folder_are_found_before_training(tmp_path, monkeypatch, capsys):
+    def never(*_, **__):
+        raise AssertionError("it began to train")
+
+    monkeypatch.setattr(training, "train_step", never)
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in fails(capsys, *flags(ADAMW), "--out", tmp_path / "file" / "run")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert "MB free" in fails(capsys, *flags(ADAMW), "--out", tmp_path / "run")
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["--size", "18"], "multiple of 4"),
+    (["--frames", "5"], "multiple of 2"),
+    (["--batch-size", "8", "--accumulate", "3"], "multiple of accumulate 3"),
+    (["--digit-size", "16"], "digit_size from 4 to 14"),
+    (["--digit-size", "3"], "digit_size from 4"),
+    (["--mnist-dir", "/nowhere"], "expected the MNIST files"),
+    (["--steps", "0"], "at least 1"),
+    (["--save-every", "0"], "at least 1"),
+    (["--sample-every", "-1"], "at least 1"),
+    (["--fps", "60"], "fps <= 50"),
+    (["--predict", "eps", "--schedule", "rectified"], "cannot start from pure noise"),
+    (["--preset", "huge"], "--preset"),
+    (["--optimizer", "sgd"], "--optimizer"),
+    (["--width", "wide"], "--width"),
+    (["--colour", "blue"], "--colour"),
+])  # fmt: skip
+def test_what_cannot_work_is_refused_at_once(tmp_path, monkeypatch, capsys, words, says):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(training, "train_step", None)
+    if "--size" not in words and "--frames" not in words:
+        monkeypatch.setattr(training, "init_state", None)
+    monkeypatch.chdir(tmp_path)
+    assert says in fails(capsys, *flags(ADAMW), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_every_field(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call("--help") == 0
+    text = capsys.readouterr().out
+    fields = [field.name for part in PARTS
+              for field in dataclasses.fields(type(getattr(CONFIG, part)))]  # fmt: skip
+    missing = [name for name in [*fields, "preset", "out", "resume"]
+               if f"--{name.replace('_', '-')}" not in text]  # fmt: skip
+    assert missing == []
