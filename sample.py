@@ -31,8 +31,8 @@ class Options:
     seed: int | None = None
     """The same seed gives the same clips; by default a new one, which is printed."""
     steps: int | None = None
-    """Denoising steps; the checkpoint's default when left out, as for guidance."""
-    solver: Literal["ddpm", "ddim", "dpmpp"] = "ddim"
+    """Denoising steps; the checkpoint's default when left out, as for solver and guidance."""
+    solver: Literal["ddpm", "ddim", "dpmpp"] | None = None
     eta: float | None = None
     """Fresh noise in each ddim step, 0 to 1."""
     guidance: float | None = None

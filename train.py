@@ -25,8 +25,7 @@ from tqdm import tqdm
 from tinygif import checkpoint, training
 from tinygif.config import PRESETS, Config
 from tinygif.data import batch, prefetch
-from tinygif.diffusion import check_prediction
-from tinygif.gif import fps_delays, grid, write_gif
+from tinygif.gif import grid, write_gif
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.pipeline import Pipeline
 from tinygif.text import Tokenizer
@@ -74,23 +73,11 @@ def start(run: Run, folder: Path) -> tuple[training.TrainState, Config, MovingMN
         state, config, _ = checkpoint.load_state(folder)
         return state, config, MovingMNIST(config.data)
     config = Config(**{f.name: getattr(run, f.name) for f in dataclasses.fields(Config)})
-    if config.train.steps is None and config.train.minutes is None:
-        raise ValueError("how long? add --steps N or --minutes M")
-    check(config)
+    config.check()
     dataset = MovingMNIST(config.data)  # the config keeps where the digits came from: see --resume
     config = replace(config, data=replace(config.data, mnist_dir=dataset.source))
     state = training.init_state(config, len(dataset.words) + 2, key=jax.random.key(config.train.seed))
     return state, config, dataset
-
-
-def check(config: Config) -> None:
-    """Refuse before training what would otherwise end it at the first sample or checkpoint."""
-    for name in ("steps", "batch_size", "save_every", "sample_every"):
-        value = getattr(config.train, name)
-        if value is not None and value < 1:
-            raise ValueError(f"expected {name} of at least 1, got {value}")
-    fps_delays(config.data.frames, config.data.fps)
-    check_prediction(config.diffusion.build(), config.diffusion.predict)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -98,18 +85,15 @@ def check(config: Config) -> None:
 
 
 def draw_loss(folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    figure, axis = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axis = figure.subplots()
     axis.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=1)
     axis.set(xlabel="step", ylabel="loss", yscale="log")
     axis.grid(alpha=0.3, which="both")
     figure.savefig(folder / "loss.png", dpi=120)
-    plt.close(figure)
 
 
 def show(folder: Path, state: training.TrainState, config: Config, dataset: MovingMNIST) -> None:
@@ -148,18 +132,6 @@ def fit_steps(config: Config, inputs: tuple, state: training.TrainState, began: 
     return max(config.train.warmup, int(0.93 * left / np.median(times[1:])))
 
 
-def finite(metrics: dict, step: int, folder: Path) -> float:
-    """The loss of a step; stops the run where it is no number."""
-    loss = float(metrics["loss"])
-    if not np.isfinite(loss + float(metrics["gradient_norm"])):
-        raise FloatingPointError(
-            f"the loss of step {step} is {loss}, its gradient {float(metrics['gradient_norm'])}: "
-            f"stopped; the last good checkpoint, if any, is in {folder}. Lower --learning-rate or "
-            "--muon-rate, or train without --bfloat16."
-        )
-    return loss
-
-
 def train(folder: Path, state: training.TrainState, config: Config, dataset: MovingMNIST) -> None:
     began, first, options = time.time(), int(state.step), config.train
     tokenizer, schedule = Tokenizer(dataset.words, config.model.max_tokens), config.diffusion.build()
@@ -177,10 +149,8 @@ def train(folder: Path, state: training.TrainState, config: Config, dataset: Mov
         return static, schedule, clips, ids, key, jnp.asarray(rate, jnp.float32)
 
     if options.steps is None:
-        options = replace(options, steps=1)  # step 1 is past the short clips of a run of 1
-        config = replace(config, train=options)
-        some, state = training.shard(make(1), state)
-        options = replace(options, steps=fit_steps(config, inputs(1, *some, 1.0), state, began))
+        some, state = training.shard(make(first), state)
+        options = replace(options, steps=fit_steps(config, inputs(first, *some, 1.0), state, began))
         config = replace(config, train=options)
     bar = tqdm(total=options.steps, initial=first, unit="step", dynamic_ncols=True, mininterval=0.5)
     log, losses, pending = open(folder / "log.jsonl", "a"), [], None
@@ -189,7 +159,7 @@ def train(folder: Path, state: training.TrainState, config: Config, dataset: Mov
         (clips, ids), state = training.shard(made, state)
         state, metrics = training.train_step(inputs(step, clips, ids, rate), state)
         if pending is not None:  # read the step before while this one runs
-            losses.append(finite(pending, step - 1, folder))
+            losses.append(training.finite(pending, step - 1))
         pending, done = metrics, step + 1
         bar.update()
         if losses and (done % 10 == 0 or done == options.steps):
@@ -199,7 +169,7 @@ def train(folder: Path, state: training.TrainState, config: Config, dataset: Mov
             speed = (bar.format_dict["rate"] or 0) * len(clips)
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:.0f} clips/s")
         if done % options.save_every == 0 or done == options.steps:
-            finite(metrics, step, folder)
+            training.finite(metrics, step)
             checkpoint.save(folder, state, config, dataset.words)
             draw_loss(folder)
         if done % options.sample_every == 0 or done == options.steps:

@@ -166,11 +166,20 @@ def report(title: str, judged: dict[str, np.ndarray], captions: list[str]) -> di
     return result
 
 
+def without_time(model: eqx.Module) -> eqx.Module:
+    """The model with what it learned along time taken out: its last projections are zero."""
+    def cut(path: tuple, leaf: object) -> object:
+        name = jax.tree_util.keystr(path)
+        return leaf * 0 if ".conv_time.mix" in name or ".time.out" in name else leaf
+    return jax.tree_util.tree_map_with_path(cut, model)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name, kind in {"checkpoint": Path, "mnist-dir": Path, "count": int, "seed": int,
-                       "steps": int, "guidance": float, "json": Path}.items():
+                       "steps": int, "guidance": float, "solver": str, "json": Path}.items():
         parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--no-time", action="store_true", help="with time layers switched off")
     parser.set_defaults(mnist_dir=DATA, count=180, seed=0)
     args = parser.parse_args()
     verdict = load_judge(args.mnist_dir)
@@ -179,12 +188,13 @@ def main() -> None:
     result = {"real": report("real", verdict(np.stack(clips)), captions)}
     if args.checkpoint:
         gif = tinygif.load(args.checkpoint)
+        gif.model = without_time(gif.model) if args.no_time else gif.model
         motions = ["standing still" if name == "still" else f"moving {name}" for name in HEADINGS]
         pairs = [(i % 10, motions[i % 9]) for i in range(args.count)]  # all 90 in turn
         captions = np.array([f"a{'n' * (digit == 8)} {digit} {words}" for digit, words in pairs])
         judged = verdict(np.concatenate([
             gif(captions[i:i + 64].tolist(), seed=args.seed + i, steps=args.steps,
-                guidance=args.guidance)
+                guidance=args.guidance, solver=args.solver)
             for i in range(0, args.count, 64)]))
         result["generated"] = report("generated", judged, captions)
         held = [tuple(pair) for pair in getattr(gif, "held_out", ())]

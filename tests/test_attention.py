@@ -127,6 +127,12 @@ def test_layer_jitted_and_batched(options):
     assert np.abs(mapped - x).max() > 0.1
 
 
+def test_linear_is_picked_when_asked_for():
+    x = noise(5, 6)
+    full, cheap = (eqx.filter_jit(layer(linear=linear))(x) for linear in (False, True))
+    assert np.abs(full - cheap).max() > 0.1
+
+
 def test_tokens_have_no_order_unless_turned():
     x, order = noise(5, 6), np.array([3, 0, 4, 1, 2])
     for rotate in (False, True):

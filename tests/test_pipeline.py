@@ -68,7 +68,7 @@ def test_guidance_0_ignores_the_prompt(pipeline, two):
 
 
 def test_guidance_1_follows_the_prompt_alone(pipeline):
-    plain = pipeline(TWO, guidance=1)
+    plain = pipeline(TWO, guidance=1.0)
     assert near(plain, pipeline(TWO, guidance=1.0000001, negative_prompt="a 1 moving up"))
     assert not near(plain, pipeline(TWO, guidance=0.0))
 

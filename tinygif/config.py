@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tinygif import schedule as schedules
-from tinygif.diffusion import Prediction, Weighting
+from tinygif.diffusion import Prediction, Weighting, check_prediction
+from tinygif.gif import fps_delays
 from tinygif.schedule import Schedule
 
 
@@ -108,8 +109,10 @@ class DiffusionConfig:
     """The ceiling of min-SNR and capped weights."""
     drop_text: float = 0.1
     """Share of captions replaced by the null prompt."""
-    guidance: float = 2.0
+    guidance: float = 3.0
     """Default of sampling: 0 ignores the prompt, 1 follows it, above 1 exaggerates it."""
+    solver: Literal["ddpm", "ddim", "dpmpp"] = "ddpm"
+    """Default of sampling; fresh noise lets ddpm mend what it got wrong, at the cost of steps."""
     sample_steps: int = 50
     """Default of sampling."""
 
@@ -130,9 +133,9 @@ class TrainConfig:
     """Fix the number of steps so that the run takes about this long."""
     batch_size: int = 16
     short_frames: int | None = None
-    """Begin with clips of so few frames, and as many more of them in a batch."""
-    short_share: float = 0.6
-    """Share of the steps that do."""
+    """Mix in steps on clips of so few frames, with as many more of them in a batch."""
+    short_share: float = 0.5
+    """Share of such steps."""
     accumulate: int = 1
     """Split a batch in so many parts, one after another: less memory."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -173,14 +176,28 @@ class Config:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def check(self) -> None:
+        """Refuse before training what would otherwise end it at its first sample or checkpoint."""
+        if self.train.steps is None and self.train.minutes is None:
+            raise ValueError("how long? add --steps N or --minutes M")
+        for name in ("steps", "batch_size", "save_every", "sample_every"):
+            value = getattr(self.train, name)
+            if value is not None and value < 1:
+                raise ValueError(f"expected {name} of at least 1, got {value}")
+        self.model.check(frames=self.data.frames, size=self.data.size)
+        if self.train.short_frames is not None:
+            self.model.check(frames=self.train.short_frames, size=self.data.size)
+        fps_delays(self.data.frames, self.data.fps)
+        check_prediction(self.diffusion.build(), self.diffusion.predict)
+
     def at(self, step: int) -> "Config":
-        """The config of a step: the first ones may be for short clips, of the same cost in all.
+        """The config of a step: some may be for many short clips, which cost as much as few long.
 
         What a thing looks like is learned from many things, how it moves from few: cf. training on
         images and clips together (Video Diffusion Models, Ho et al. 2022, section 3.2).
         """
         few, train = self.train.short_frames, self.train
-        if few is None or step >= train.short_share * train.steps:
+        if few is None or int((step + 1) * train.short_share) == int(step * train.short_share):
             return self
         more = train.batch_size * (self.data.frames // few)
         return replace(
@@ -203,24 +220,30 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
     return cls(**out)
 
 
+REDUNDANT = DiffusionConfig(
+    shift=3.0, predict="x0", measure="v", weighting="capped", gamma=25.0
+)  # fmt: skip
+"""For clips that are mostly black and mostly still; lessons/LOG.md has the experiments."""
 TINY = Config(
     preset="tiny",
     model=ModelConfig(
         width=64, multipliers=(2, 3), patch=4, time_patch=4, space_attention=(),
-        time_attention=(1,), text_attention=(),
+        time_attention=(1,), text_attention=(), temporal_conv=True, pixel_shuffle=True,
     ),
-    diffusion=DiffusionConfig(shift=3.0),
-    train=TrainConfig(minutes=13.0, optimizer="muon", learning_rate=2e-3, warmup=50),
+    diffusion=REDUNDANT,
+    train=TrainConfig(
+        minutes=13.0, optimizer="muon", learning_rate=2e-3, warmup=50, ema=0.99, short_frames=4,
+    ),
 )  # fmt: skip
 SMALL = Config(
     preset="small",
     model=ModelConfig(
         width=64, multipliers=(1, 2, 4), patch=2, time_patch=2, space_attention=(2,),
-        time_attention=(1, 2), text_attention=(2,),
+        time_attention=(1, 2), text_attention=(2,), temporal_conv=True,
     ),
-    diffusion=DiffusionConfig(shift=3.0),
+    diffusion=REDUNDANT,
     train=TrainConfig(
-        steps=6000, batch_size=128, optimizer="muon", learning_rate=2e-3, bfloat16=True
+        steps=6000, batch_size=128, optimizer="muon", learning_rate=2e-3, ema=0.995, bfloat16=True
     ),
 )  # fmt: skip
 BASE = Config(

@@ -87,7 +87,7 @@ class Pipeline:
         steps: int | None = None,
         guidance: float | None = None,
         negative_prompt: str | None = None,
-        solver: str = "ddim",
+        solver: str | None = None,
         eta: float | None = None,
         dynamic_threshold: float | None = None,
         frames: int | None = None,
@@ -105,6 +105,7 @@ class Pipeline:
         frames = data.frames if frames is None else frames
         size = data.size if size is None else size
         self.config.model.check(frames=frames, size=size)
+        solver = solver or ("ddim" if eta is not None else defaults.solver)
         if solver not in sampler.SOLVERS:
             raise ValueError(f"expected a solver of {sorted(sampler.SOLVERS)}, got {solver!r}")
         if eta is not None and solver != "ddim":
@@ -141,7 +142,7 @@ class Pipeline:
 
 
 @eqx.filter_jit
-def encode(encoder: TextEncoder, ids: Int[np.ndarray, "b n"]) -> Text:
+def encode(encoder: TextEncoder, ids: Int[Array | np.ndarray, "b n"]) -> Text:
     return jax.vmap(encoder)(ids)
 
 

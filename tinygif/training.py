@@ -226,6 +226,18 @@ def train_step(
     return TrainState(model, ema, optimizer_state, state.step + 1), metrics
 
 
+def finite(metrics: dict[str, Float[Array, ""]], step: int) -> float:
+    """The loss of a step; raises FloatingPointError where it is no number."""
+    loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
+    if not np.isfinite(loss + norm):
+        raise FloatingPointError(
+            f"stopped: the loss of step {step} is {loss} and its gradient {norm}. The last good "
+            "checkpoint, if any, is untouched. Lower --learning-rate or --muon-rate, or train "
+            "without --bfloat16."
+        )
+    return loss
+
+
 def shard(batch: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
     """Spread a batch over all devices and put the state on each; what is there is not copied."""
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
