@@ -83,6 +83,14 @@ def test_the_model_file_holds_the_average(start, saved):
     assert (config, words, step) == (CONFIG, DATA.words, 7)
 
 
+def test_the_same_state_gives_the_same_bytes(start, saved, tmp_path):
+    """safetensors alone shuffles the metadata."""
+    for _ in range(8):
+        checkpoint.save(tmp_path, start, CONFIG, DATA.words)
+        for name in (checkpoint.MODEL, checkpoint.STATE):
+            assert (tmp_path / name).read_bytes() == (saved / name).read_bytes()
+
+
 def test_every_field_of_a_config_comes_back(start, tmp_path):
     config = replace(
         CONFIG, preset="small", data=replace(CONFIG.data, digits=2, hold_out=False, fps=3),

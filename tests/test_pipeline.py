@@ -85,6 +85,14 @@ def test_the_default_guidance_and_steps_are_the_configs(pipeline, two):
     assert not near(pipeline(TWO, seed=3, steps=3), two)
 
 
+def test_the_default_solver_is_the_configs(pipeline):
+    config = replace(CONFIG, diffusion=replace(CONFIG.diffusion, solver="ddpm"))
+    other = Pipeline(pipeline.model, config, DATA.words)
+    wanted = pipeline(TWO, seed=3, steps=3, solver="ddpm")
+    np.testing.assert_array_equal(other(TWO, seed=3, steps=3), wanted)
+    np.testing.assert_array_equal(other(TWO, seed=3, steps=3, eta=1.0), wanted)
+
+
 def test_eta_1_is_ddpm(pipeline, two):
     ddpm = pipeline(TWO, seed=3, solver="ddpm", steps=3)
     np.testing.assert_array_equal(pipeline(TWO, seed=3, eta=1.0, steps=3), ddpm)

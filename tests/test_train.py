@@ -288,6 +288,7 @@ def test_no_room_and_no_folder_are_found_before_training(tmp_path, monkeypatch, 
     (["--optimizer", "sgd"], "--optimizer"),
     (["--width", "wide"], "--width"),
     (["--colour", "blue"], "--colour"),
+    (["--short-frames", "3"], "multiple of 2"),
 ])  # fmt: skip
 def test_what_cannot_work_is_refused_at_once(tmp_path, monkeypatch, capsys, words, says):
     monkeypatch.setenv("COLUMNS", "200")

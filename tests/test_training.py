@@ -28,8 +28,12 @@ MATRIX = optax.contrib.MuonDimensionNumbers((1,), (0,))
 QUICK = {"xla_backend_optimization_level": 0}  # these programs run once or twice
 
 
-def changed(**fields):
-    return replace(CONFIG, train=replace(CONFIG.train, **fields))
+# one level: every kind of attention is in the middle, and it compiles in half the time
+LEVEL = replace(CONFIG, model=replace(CONFIG.model, multipliers=(1,), time_attention=()))
+
+
+def changed(config, **fields):
+    return replace(config, train=replace(config.train, **fields))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -75,7 +79,7 @@ def muon():
 @pytest.fixture(scope="module")
 def adamw():
     """Eight devices."""
-    return train(changed(optimizer="adamw"), 4, training.shard)
+    return train(changed(CONFIG, optimizer="adamw"), 4, training.shard)
 
 
 def shaped(leaf):
@@ -108,12 +112,12 @@ def program(config):
 
 @pytest.fixture(scope="module")
 def gradients():
-    return program(CONFIG)
+    return program(LEVEL)
 
 
 @pytest.fixture(scope="module")
 def expected(gradients):
-    return gradients(state().model, *examples())
+    return gradients(state(LEVEL).model, *examples())
 
 
 def close(got, expected, tolerance=1e-5):
@@ -332,7 +336,7 @@ def test_weight_decay_shrinks_matrices_only():
 
 def test_a_caption_changes_every_gradient(gradients, expected):
     clips, ids = examples()
-    _, grads = gradients(state().model, clips, np.roll(ids, 1, axis=0))
+    _, grads = gradients(state(LEVEL).model, clips, np.roll(ids, 1, axis=0))
     same = [name for name, g in grads.items() if np.allclose(g, expected[1][name], rtol=1e-3)]
     assert same == []
 
@@ -345,17 +349,17 @@ def test_the_null_prompt_is_learned(expected):
 
 
 def test_parts_of_a_batch_add_up(expected):
-    close(program(changed(accumulate=2))(state().model, *examples()), expected)
+    close(program(changed(LEVEL, accumulate=2))(state(LEVEL).model, *examples()), expected)
 
 
 def test_recomputed_blocks_give_the_same(expected):
-    config = replace(CONFIG, model=replace(CONFIG.model, checkpoint_gradients=True))
-    close(program(config)(state().model, *examples()), expected)
+    config = replace(LEVEL, model=replace(LEVEL.model, checkpoint_gradients=True))
+    close(program(config)(state(LEVEL).model, *examples()), expected)
 
 
 def test_bfloat16_is_near_and_the_weights_stay_float32(expected):
-    config = changed(bfloat16=True)
-    loss, grads = program(config)(state().model, *examples())
+    config = changed(LEVEL, bfloat16=True)
+    loss, grads = program(config)(state(LEVEL).model, *examples())
     assert loss != expected[0] and loss == pytest.approx(expected[0], rel=0.02)
     assert {g.dtype for g in grads.values()} == {np.dtype(np.float32)}
     now = state(config)
@@ -369,7 +373,7 @@ def test_losses_are_strict_about_types():
     with jax.numpy_dtype_promotion("strict"):
         clips, ids = map(jnp.asarray, examples())
         loss, _ = eqx.filter_eval_shape(
-            training.gradients, state().model, SCHEDULE, CONFIG, clips, ids, KEY
+            training.gradients, state(LEVEL).model, SCHEDULE, LEVEL, clips, ids, KEY
         )
     assert loss.dtype == np.float32
 
@@ -380,11 +384,11 @@ def test_losses_are_strict_about_types():
 def test_eight_devices_are_one(expected, adamw):
     """The batch lies one example to a device, the weights on all; jit adds the gradients up."""
     assert jax.device_count() == 8
-    (clips, ids), model = training.shard(examples(), state().model)
+    (clips, ids), model = training.shard(examples(), state(LEVEL).model)
     spread = clips.sharding
     assert spread.spec == PartitionSpec("data") and spread.shard_shape(clips.shape)[0] == 1
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(training.trainable(model)))
-    close(program(CONFIG)(model, clips, ids), expected)
+    close(program(LEVEL)(model, clips, ids), expected)
     for leaf in jax.tree.leaves(eqx.filter(adamw.state, eqx.is_array)):
         assert leaf.is_fully_replicated and len(leaf.sharding.device_set) == 8
 
@@ -400,13 +404,13 @@ def test_a_state_that_is_there_is_not_copied():
 
 def test_pmap_is_jit(expected):
     """What `pmap` was for: the gradients of each device's part, and their mean."""
-    model = state().model
+    model = state(LEVEL).model
     arrays, static = eqx.partition(model, eqx.is_array)
 
     def part(arrays, clips, ids, indices):
         model = eqx.combine(arrays, static)
         value, grads = eqx.filter_value_and_grad(training.batch_loss)(
-            model, SCHEDULE, CONFIG, clips, ids, indices, KEY
+            model, SCHEDULE, LEVEL, clips, ids, indices, KEY
         )
         return jax.lax.pmean((value, eqx.filter(grads, eqx.is_array)), "data")
 

@@ -24,10 +24,10 @@ CONFIG = Config(
         width=16, multipliers=(1, 2), patch=2, time_patch=2, heads=2, head_dim=8, text_width=16,
         text_depth=1, space_attention=(), time_attention=(0,), text_attention=(),
     ),
-    diffusion=DiffusionConfig(diffusion_steps=50, drop_text=0.5, sample_steps=2),
+    diffusion=DiffusionConfig(diffusion_steps=50, drop_text=0.5, solver="ddim", sample_steps=2),
     train=TrainConfig(
         steps=20, minutes=13.0, batch_size=8, optimizer="muon", learning_rate=2e-3,
-        weight_decay=0.0, warmup=2, ema=0.9, save_every=10, sample_every=15,
+        weight_decay=0.0, warmup=2, ema=0.9, short_frames=2, save_every=10, sample_every=15,
     ),
 )  # fmt: skip
 DATA = MovingMNIST(CONFIG.data)
