@@ -7,10 +7,10 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -64,7 +64,8 @@ def film(trajectory: Iterable, total: int) -> np.ndarray:
 
     steps = [to_clip(np.asarray(x)) for x, _ in bar(trajectory, total)]
     frames = steps[-1].shape[1]
-    return np.stack([x[:, i % frames] for i, x in enumerate(steps)] + [*steps[-1].swapaxes(0, 1)], 1)
+    noisy = [x[:, i % frames] for i, x in enumerate(steps)]
+    return np.stack([*noisy, *steps[-1].swapaxes(0, 1)], axis=1)
 
 
 def main(options: Options) -> None:
@@ -77,7 +78,9 @@ def main(options: Options) -> None:
     if options.scale is not None and options.scale < 1:
         raise ValueError(f"expected a scale of at least 1, got {options.scale}")
     prompts = [prompt for prompt in options.prompt for _ in range(options.count)]
-    seed = int(np.random.SeedSequence().generate_state(1)[0]) if options.seed is None else options.seed
+    seed = options.seed
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
     steps = defaults.sample_steps if options.steps is None else options.steps
     choices = dict(
         seed=seed, steps=steps, guidance=options.guidance, negative_prompt=options.negative_prompt,

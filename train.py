@@ -30,6 +30,7 @@ from tinygif.moving_mnist import MovingMNIST
 from tinygif.pipeline import Pipeline
 from tinygif.text import Tokenizer
 
+
 @dataclass(frozen=True)
 class Run(Config):
     """Train a text-to-GIF model. Defaults are those of the preset."""
@@ -40,8 +41,7 @@ class Run(Config):
     """Go on with the run in --out, with its own settings."""
 
 
-# ---------------------------------------------------------------------------------------------
-# what to run, and where
+# ---- what to run, and where ------------------------------------------------------------------
 
 
 def parse() -> Run:
@@ -76,12 +76,12 @@ def start(run: Run, folder: Path) -> tuple[training.TrainState, Config, MovingMN
     config.check()
     dataset = MovingMNIST(config.data)  # the config keeps where the digits came from: see --resume
     config = replace(config, data=replace(config.data, mnist_dir=dataset.source))
-    state = training.init_state(config, len(dataset.words) + 2, key=jax.random.key(config.train.seed))
+    key = jax.random.key(config.train.seed)
+    state = training.init_state(config, len(dataset.words) + 2, key=key)
     return state, config, dataset
 
 
-# ---------------------------------------------------------------------------------------------
-# save, sample, log
+# ---- save, sample, log -----------------------------------------------------------------------
 
 
 def draw_loss(folder: Path) -> None:
@@ -113,8 +113,7 @@ def open_log(folder: Path, step: int) -> None:
     path.write_text("".join(line + "\n" for line in kept))
 
 
-# ---------------------------------------------------------------------------------------------
-# the run
+# ---- the run ---------------------------------------------------------------------------------
 
 
 def fit_steps(config: Config, inputs: tuple, state: training.TrainState, began: float) -> int:
@@ -134,7 +133,8 @@ def fit_steps(config: Config, inputs: tuple, state: training.TrainState, began: 
 
 def train(folder: Path, state: training.TrainState, config: Config, dataset: MovingMNIST) -> None:
     began, first, options = time.time(), int(state.step), config.train
-    tokenizer, schedule = Tokenizer(dataset.words, config.model.max_tokens), config.diffusion.build()
+    tokenizer = Tokenizer(dataset.words, config.model.max_tokens)
+    schedule = config.diffusion.build()
     key = jax.random.key(options.seed + 1)
 
     def make(step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +166,7 @@ def train(folder: Path, state: training.TrainState, config: Config, dataset: Mov
             loss, losses = float(np.mean(losses)), []
             row = {"step": done, "loss": loss, "rate": rate, "seconds": time.time() - began}
             print(json.dumps(row), file=log, flush=True)
-            speed = (bar.format_dict["rate"] or 0) * len(clips)
+            speed = (bar.format_dict["rate"] or 0) * options.batch_size
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:.0f} clips/s")
         if done % options.save_every == 0 or done == options.steps:
             training.finite(metrics, step)

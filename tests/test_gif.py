@@ -19,8 +19,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tinygif import gif
-from tinygif.gif import (GifError, encode_gif, enlarge, grid, read_gif, resample, strip, to_clip,
-                         to_model, write, write_gif)
+from tinygif.gif import (
+    GifError,
+    encode_gif,
+    enlarge,
+    grid,
+    read_gif,
+    resample,
+    strip,
+    to_clip,
+    to_model,
+    write,
+    write_gif,
+)
 
 DATA = Path(os.environ.get("TINYGIF_TEST_DATA", "../shared/data"))
 

@@ -1,7 +1,7 @@
 """Checkpoints: named arrays with the whole config inside, written so that a kill loses nothing.
 
-`state.safetensors` alone suffices to resume; `model.safetensors` holds the averaged weights to sample
-from, and is derived from it. Both carry the config, the vocabulary and the step as JSON. Names are
+`state.safetensors` alone suffices to resume; `model.safetensors` holds the averaged weights to
+sample from, and is derived from it. Both carry the config, the vocabulary and the step as JSON. Names are
 the paths of the pytree, so a renamed or reshaped layer is refused with its name. Lesson 15.
 """
 

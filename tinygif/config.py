@@ -193,8 +193,8 @@ class Config:
     def at(self, step: int) -> "Config":
         """The config of a step: some may be for many short clips, which cost as much as few long.
 
-        What a thing looks like is learned from many things, how it moves from few: cf. training on
-        images and clips together (Video Diffusion Models, Ho et al. 2022, section 3.2).
+        What a thing looks like is learned from many things, how it moves from few: compare the
+        joint training on images and clips of Video Diffusion Models (Ho et al. 2022).
         """
         few, train = self.train.short_frames, self.train
         if few is None or int((step + 1) * train.short_share) == int(step * train.short_share):
@@ -211,7 +211,10 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
     strange = sorted(set(values) - set(known))
     if strange:
         raise ValueError(f"unknown fields of {cls.__name__}: {strange}; expected {sorted(known)}")
-    parts = {"data": DataConfig, "model": ModelConfig, "diffusion": DiffusionConfig, "train": TrainConfig}
+    parts = {
+        "data": DataConfig, "model": ModelConfig, "diffusion": DiffusionConfig,
+        "train": TrainConfig,
+    }  # fmt: skip
     out = {}
     for name, value in values.items():
         if name in parts:

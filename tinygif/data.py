@@ -1,7 +1,7 @@
 """What a data set is, and a batch as a pure function of the step.
 
-A data set has `dataset[i] -> (clip uint8 (f, h, w, c), caption)`, a list `words` of all that captions
-may say, and a `len`: the number of clips, or None when it is endless. `batch(dataset, seed, step)`
+A data set has `dataset[i] -> (clip uint8 (f, h, w, c), caption)`, a list `words` of all that
+captions may say, and a `size`: the number of clips, or None when it is endless. `batch(dataset, seed, step)`
 stores nothing, so a resumed run sees what an uninterrupted one would, and hosts agree without
 talking. Lesson 14.
 """
@@ -33,7 +33,7 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def index_at(size: int | None, seed: int, position: int) -> int:
-    """The clip at a position of the endless stream: every clip once an epoch, each time reordered."""
+    """The clip at a position of the endless stream: every clip once an epoch, in a new order."""
     if size is None:
         return position
     if size == 0:

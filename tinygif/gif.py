@@ -60,7 +60,7 @@ def encode_gif(clip: UInt8[np.ndarray, "f h w c"], delays: Sequence[int] | np.nd
     frames = _indexed(clip)
     # PIL's own save merges equal neighbours, so the file is put together from its parts.
     parts, _ = GifImagePlugin.getheader(frames[0], info={"loop": 0})
-    for frame, delay in zip(frames, delays):
+    for frame, delay in zip(frames, delays, strict=True):
         parts += GifImagePlugin.getdata(frame, (0, 0), duration=int(delay))
     return b"".join(parts) + b";"
 
@@ -236,7 +236,7 @@ def _labels(captions: Sequence[str], width: int) -> np.ndarray:
         caption, max(1, width // 5), break_long_words=False)] or [""] for caption in captions]
     width = max([width, *(math.ceil(font.getlength(t, "1")) + 2 for text in texts for t in text)])
     images = [Image.new("L", (width, 13 * max(map(len, texts)) + 2), 255) for _ in texts]
-    for image, text in zip(images, texts):
+    for image, text in zip(images, texts, strict=True):
         draw = ImageDraw.Draw(image)
         draw.fontmode = "1"
         draw.multiline_text((width // 2, 0), "\n".join(text), 0, font, "ma", 2, "center")

@@ -28,8 +28,8 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 SHA256 = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",  # noqa: E501
+    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",  # noqa: E501
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
@@ -111,7 +111,8 @@ class MovingMNIST:
             paint = np.array(COLORS[color] if config.channels == 3 else [255]) / 255
             stroke = (self.images[i][..., None] * paint).astype(np.uint8)
             draw(clip, stroke, self._path(rng, direction, speed))
-            sentences.append(caption(rng, digit, direction, speed, color if config.channels == 3 else ""))
+            named = color if config.channels == 3 else ""
+            sentences.append(caption(rng, digit, direction, speed, named))
         return clip, " and ".join(sentences)
 
     def with_frames(self, frames: int) -> "MovingMNIST":
@@ -144,7 +145,9 @@ def bounce(path: np.ndarray, room: int) -> Int[np.ndarray, " f"]:
 
 
 def draw(
-    clip: UInt8[np.ndarray, "f h w c"], stroke: UInt8[np.ndarray, "s s c"], path: Int[np.ndarray, "f 2"]
+    clip: UInt8[np.ndarray, "f h w c"],
+    stroke: UInt8[np.ndarray, "s s c"],
+    path: Int[np.ndarray, "f 2"],
 ) -> None:
     """Draw a digit into every frame at its (column, row); where two overlap the brighter wins."""
     side = len(stroke)
@@ -183,7 +186,8 @@ def load_digits(
     """Digits white on black and cropped to their box, labels, and the `mnist_dir` they came from.
 
     `mnist_dir` is a folder, or "bundled" for the digits that come with the package; None looks in
-    the cache, then downloads, then falls back to the bundled ones. Train and test digits are disjoint: MNIST's own split, or every fifth bundled digit.
+    the cache, then downloads, then falls back to the bundled ones. Train and test digits are
+    disjoint: MNIST's own split, or every fifth bundled digit.
     """
     folder = Path(mnist_dir) if mnist_dir else cache_dir() / "mnist"
     if mnist_dir is None and not all((folder / name).exists() for name in SHA256):
@@ -198,7 +202,9 @@ def load_digits(
     return *read_mnist(folder, test), str(folder)
 
 
-def read_mnist(folder: Path, test: bool) -> tuple[UInt8[np.ndarray, "n 20 20"], Int[np.ndarray, " n"]]:
+def read_mnist(
+    folder: Path, test: bool
+) -> tuple[UInt8[np.ndarray, "n 20 20"], Int[np.ndarray, " n"]]:
     """MNIST's images without their border of 4 pixels, and labels."""
     part = "t10k" if test else "train"
     names = [f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"]

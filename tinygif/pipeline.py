@@ -1,6 +1,7 @@
-"""`tinygif.load(path)(prompts, seed=0)`: from sentences to clips, for whoever samples. Lesson 08."""
+"""`tinygif.load(path)(prompts, seed=0)`: from sentences to clips, for all who sample. Lesson 08."""
 
 import base64
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -42,7 +43,8 @@ class Clips:
         def figure(clip: np.ndarray, text: str) -> str:
             clip = enlarge(clip, max(1, 128 // clip.shape[1]))
             data = base64.b64encode(encode_gif(clip, fps_delays(len(clip), self.fps))).decode()
-            return f'<figure><img src="data:image/gif;base64,{data}"><figcaption>{text}</figcaption></figure>'
+            image = f'<img src="data:image/gif;base64,{data}">'
+            return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
         from html import escape
 
@@ -53,7 +55,9 @@ class Clips:
 class Pipeline:
     """A trained model with all that sampling needs. Call it with prompts."""
 
-    def __init__(self, model: TextToGif, config: Config, words: list[str], path: Path | None = None):
+    def __init__(
+        self, model: TextToGif, config: Config, words: list[str], path: Path | None = None
+    ):
         self.model, self.config, self.path = model, config, path
         self.tokenizer = Tokenizer(words, config.model.max_tokens)
         self.schedule = config.diffusion.build()
@@ -74,9 +78,8 @@ class Pipeline:
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         steps = self.config.diffusion.sample_steps if steps is None else steps
-        x = None
-        for x, _ in progress(self.denoising(prompts, seed=seed, steps=steps, **options), steps):
-            pass
+        trajectory = self.denoising(prompts, seed=seed, steps=steps, **options)
+        x, _ = deque(progress(trajectory, steps), maxlen=1).pop()
         return Clips(to_clip(np.asarray(x)), prompts, self.config.data.fps)
 
     def denoising(

@@ -46,7 +46,9 @@ class RelativePositionBias(eqx.Module):
     table: Float[Array, "buckets heads"]
     max_distance: int = eqx.field(static=True)
 
-    def __init__(self, heads: int, *, buckets: int = 32, max_distance: int = 64, key: Key[Array, ""]):
+    def __init__(
+        self, heads: int, *, buckets: int = 32, max_distance: int = 64, key: Key[Array, ""]
+    ):
         if buckets % 4 or max_distance <= buckets // 4:
             raise ValueError(
                 f"expected a multiple of 4 buckets and max_distance above a quarter of them, got "

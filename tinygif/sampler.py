@@ -5,6 +5,7 @@ because XLA on a CPU runs convolutions inside `lax.scan` many times slower. A so
 x_s, s < t, given the denoiser's guess of x0. Lesson 12.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import equinox as eqx
@@ -110,6 +111,4 @@ def trajectory(
 
 def sample(denoiser: Callable, schedule: Schedule, noise: Clips, **options) -> Clips:
     """The end of `trajectory`, which see."""
-    for x, _ in trajectory(denoiser, schedule, noise, **options):
-        pass
-    return x
+    return deque(trajectory(denoiser, schedule, noise, **options), maxlen=1).pop()[0]

@@ -109,7 +109,8 @@ def shift(schedule: Schedule, factor: float) -> Schedule:
 
     A redundant clip (large, or slow) stays legible under noise that would hide a small one, so
     what it shows is decided at higher noise levels; a factor above 1 spends more steps there
-    (simple diffusion, Hoogeboom et al. 2023, eq. 4; Stable Diffusion 3, Esser et al. 2024, eq. 23).
+    (simple diffusion, Hoogeboom et al. 2023, "Adjusting noise schedules"; Esser et al. 2024,
+    section 5.3.2).
     """
     if not factor > 0:
         raise ValueError(f"the shift must be a positive factor, got {factor}; 1 changes nothing")

@@ -1,8 +1,8 @@
 """Words become vectors: a word tokenizer and a tiny transformer that is trained along.
 
 A prompt reaches the U-Net as `Text`: one state per word for cross-attention, and their mean for
-FiLM. The null prompt, which guidance needs, is the one-word sentence `<null>`: its vector is learned
-because training swaps it in for a share of the captions. Lesson 10.
+FiLM. The null prompt, which guidance needs, is the one-word sentence `<null>`: its vector is
+learned because training swaps it in for a share of the captions. Lesson 10.
 """
 
 import difflib
@@ -60,8 +60,8 @@ class Tokenizer:
     def _unknown(self, unknown: list[str]) -> str:
         word = unknown[0]
         near = difflib.get_close_matches(word, self.words, n=3, cutoff=0.5)
-        some = ", ".join(near or self.words[:60])
-        return f"this model does not know the word {word!r}; {'near it' if near else 'it knows'}: {some}"
+        some = f"near it: {', '.join(near)}" if near else f"it knows: {', '.join(self.words[:60])}"
+        return f"this model does not know the word {word!r}; {some}"
 
 
 class Text(eqx.Module):

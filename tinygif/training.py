@@ -89,7 +89,7 @@ def muon(momentum: float = 0.95) -> optax.GradientTransformation:
 
 
 def labels(config: TrainConfig, params: PyTree) -> PyTree:
-    """'muon' for matrices inside the networks, 'adamw' for vectors, tables, first and last layer."""
+    """'muon' for matrices inside the networks, 'adamw' for the first and last layer and the rest."""
     outer = ("stem", "head", "embedding", "places", "table")
 
     def label(path: tuple, leaf: Array) -> str:
@@ -240,6 +240,9 @@ def finite(metrics: dict[str, Float[Array, ""]], step: int) -> float:
 
 def shard(batch: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
     """Spread a batch over all devices and put the state on each; what is there is not copied."""
+    size, devices = len(jax.tree.leaves(batch)[0]), jax.device_count()
+    if size % devices:
+        raise ValueError(f"expected a batch_size that {devices} devices can share, got {size}")
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
     def place(tree: PyTree, *spec: str) -> PyTree:  # `eqx.filter_shard` would copy every time

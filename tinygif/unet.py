@@ -2,12 +2,13 @@
 
 The shape is that of Video Diffusion Models (Ho et al. 2022, section 3): residual blocks within
 frames, attention over space, over time and to the prompt, down to small images and up again with
-skips, which are added (U-ViT of Hoogeboom et al. 2023, section 3.3) rather than stacked: the first
-convolution on the way up costs half. The stem folds `patch` x `patch` pixels and groups of `time_patch` frames into channels, since
-a clip is redundant in both. No 3-D convolution anywhere. Lesson 08.
+skips, which are added rather than stacked: the first convolution on the way up costs half. The stem
+folds `patch` x `patch` pixels and groups of `time_patch` frames into channels, since a clip is
+redundant in both. No 3-D convolution anywhere. Lesson 08.
 """
 
 import itertools
+from itertools import pairwise
 
 import equinox as eqx
 import jax
@@ -106,12 +107,12 @@ class UNet3D(eqx.Module):
         self.bias = RelativePositionBias(config.heads, key=next(keys))
         self.stem = eqx.nn.Conv2d(patch, widths[0], 3, padding=1, key=next(keys))
         self.down = [[block(widths[i], i, i) for _ in range(config.blocks)] for i in levels]
-        self.shrink = [Downsample(a, b, key=next(keys)) for a, b in zip(widths, widths[1:])]
+        self.shrink = [Downsample(a, b, key=next(keys)) for a, b in pairwise(widths)]
         self.middle = [block(widths[-1], -1, level) for level in (None, len(widths))]
         self.up = [[block(widths[i], i, i) for _ in range(config.blocks)] for i in levels]
         self.grow = [
             Upsample(b, a, shuffle=config.pixel_shuffle, key=next(keys))
-            for a, b in zip(widths, widths[1:])
+            for a, b in pairwise(widths)
         ]
         self.norm = group_norm(widths[0])
         self.head = zeroed(eqx.nn.Conv2d(widths[0], patch, 3, padding=1, key=next(keys)))
