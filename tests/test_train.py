@@ -40,7 +40,7 @@ def flags(config: Config) -> list[str]:
                 words += [f"--{flag}" if value else f"--no-{flag}"]
             elif isinstance(value, tuple):
                 words += [f"--{flag}", *map(str, value)]
-            elif value is not None:
+            else:
                 words += [f"--{flag}", str(value)]
     return words
 
