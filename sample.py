@@ -87,7 +87,7 @@ def main(options: Options) -> None:
         solver=options.solver, eta=options.eta, dynamic_threshold=options.dynamic_threshold,
         frames=options.frames, size=options.size,
     )  # fmt: skip
-    print(f"{pipeline.path}: {len(prompts)} clips in {steps} steps", flush=True)
+    print(f"{pipeline.path}: {len(prompts)} clip(s) in {steps} steps", flush=True)
     if options.trajectory:
         clips = film(pipeline.denoising(prompts, **choices), steps)
     else:

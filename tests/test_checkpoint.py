@@ -103,7 +103,8 @@ def test_every_field_of_a_config_comes_back(start, tmp_path):
 
 @given(
     shape=st.sampled_from([(), (1,), (3,), (2, 3), (2, 0, 3)]),
-    dtype=st.sampled_from(["float32", "bfloat16", "int32", "uint8", "bool"]), seed=st.integers(0, 9),
+    dtype=st.sampled_from(["float32", "bfloat16", "int32", "uint8", "bool"]),
+    seed=st.integers(0, 9),
 )  # fmt: skip
 def test_any_array_comes_back(tmp_path_factory, shape, dtype, seed):
     path = tmp_path_factory.getbasetemp() / "any.safetensors"

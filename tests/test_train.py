@@ -177,28 +177,21 @@ def load_script(monkeypatch, *words):
     return module
 
 
-def test_minutes_fix_the_steps(finished, tmp_path, monkeypatch):
-    """A clock that moves 10 s whenever it is read: 16 readings measure 8 steps of 10 s."""
+def test_minutes_fix_the_steps_and_measuring_trains_nothing(finished, tmp_path, monkeypatch):
+    """A clock that moves 10 s whenever it is read: 17 readings until 8 steps of 10 s are measured.
+
+    20 steps are what fits in the rest, and make the same bytes as --steps 20.
+    """
     minutes = replace(ADAMW, train=replace(ADAMW.train, steps=None))
     script = load_script(monkeypatch, *flags(minutes), "--out", tmp_path / "run")
     ticks = iter(range(0, 10**6, 10))
     monkeypatch.setattr(script, "time", SimpleNamespace(time=lambda: next(ticks)))
-    spent = 60 * ADAMW.train.minutes - 200  # so that 13 minutes are 200 s
-    real = script.fit_steps
+    rest = 20.5 * 10 / 0.93
+    spent, real = 60 * ADAMW.train.minutes - 170 - rest, script.fit_steps
     monkeypatch.setattr(script, "fit_steps", lambda c, i, s, began: real(c, i, s, began - spent))
     script.main()
-    steps = int(0.93 * (200 - 170) / 10)
     _, config, _, step = checkpoint.load_model(tmp_path / "run" / MODEL)
-    assert config == replace(ADAMW, train=replace(ADAMW.train, steps=steps)) and step == steps
-
-
-def test_measuring_the_speed_trains_nothing(finished, tmp_path, monkeypatch):
-    """With --minutes the run is the one that --steps would have made."""
-    minutes = replace(ADAMW, train=replace(ADAMW.train, steps=None))
-    script = load_script(monkeypatch, *flags(minutes), "--out", tmp_path / "run")
-    real = script.fit_steps
-    monkeypatch.setattr(script, "fit_steps", lambda *args: real(*args) and 20)
-    script.main()
+    assert config == ADAMW and step == 20
     assert (tmp_path / "run" / MODEL).read_bytes() == (finished / MODEL).read_bytes()
 
 
@@ -228,12 +221,12 @@ def step_that(monkeypatch, step, act):
     monkeypatch.setattr(training, "train_step", fake)
 
 
-@pytest.mark.parametrize(("step", "name"), [(13, "loss"), (19, "gradient_norm")])
+@pytest.mark.parametrize(("step", "name"), [(10, "loss"), (11, "gradient_norm")])
 def test_no_number_stops_the_run_and_keeps_the_last_good(
     finished, tmp_path, monkeypatch, capsys, step, name
 ):
     step_that(monkeypatch, step, lambda metrics: {**metrics, name: metrics[name] * np.nan})
-    says = fails(capsys, *flags(ADAMW), "--out", tmp_path / "run")
+    says = fails(capsys, *flags(ADAMW), "--steps", "12", "--out", tmp_path / "run")
     assert f"step {step}" in says and "last good checkpoint" in says and "--learning-rate" in says
     assert int(checkpoint.load_state(tmp_path / "run")[0].step) == 10
 

@@ -222,7 +222,7 @@ def train_step(
     updates = jax.tree.map(lambda u: u * rate, updates)
     model = eqx.apply_updates(state.model, updates)
     ema = average(state.ema, model, state.step, config.train.ema)
-    metrics = {"loss": value, "gradient_norm": optax.global_norm(grads)}
+    metrics = {"loss": value, "gradient_norm": optax.tree.norm(grads)}
     return TrainState(model, ema, optimizer_state, state.step + 1), metrics
 
 
