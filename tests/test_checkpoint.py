@@ -1,4 +1,4 @@
-"""checkpoint.py: what was saved comes back to the bit, and nothing breaks a good file. Lesson 15."""
+"""checkpoint.py: what was saved comes back to the bit, and no good file is lost. Lesson 15."""
 
 import errno
 import json
