@@ -152,7 +152,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(finished, tmp_path):
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert (folder / STATE).exists() and not (folder / MODEL).exists()
     with open(folder / "log.jsonl", "a") as log:  # as if it had got a little further
-        log.write('{"step": 11, "loss": 0.5}\\n{"step": 1')
+        log.write('{"step": 11, "loss": 0.5}\n{"step": 1')
     assert call("--resume", "--out", folder) == 0
     for name in (MODEL, STATE):
         assert (folder / name).read_bytes() == (finished / name).read_bytes()
