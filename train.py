@@ -2,7 +2,7 @@
 
     python train.py --dataset moving_mnist                  # two CPU cores, under 15 minutes
     python train.py --dataset moving_mnist --preset small   # one GPU
-    python train.py --resume --out runs/NAME                # go on with a run that was stopped
+    python train.py --resume                                # go on with the newest run
 
 Writes runs/NAME/: model.safetensors, state.safetensors, log.jsonl, loss.png, samples/*.gif.
 """
@@ -38,7 +38,7 @@ class Run(Config):
     out: Path | None = None
     """Folder of the run; by default a new one below runs/."""
     resume: bool = False
-    """Go on with the run in --out, with its own settings."""
+    """Go on with the run in --out, or the newest, with its own settings."""
 
 
 # ---- what to run, and where ------------------------------------------------------------------
@@ -54,7 +54,7 @@ def parse() -> Run:
 
 def choose_folder(run: Run) -> Path:
     if run.out is None and run.resume:
-        raise checkpoint.CheckpointError("--resume needs the run's folder: add --out runs/NAME")
+        return checkpoint.newest(checkpoint.STATE).parent
     if run.out is None:
         name, n = f"{run.data.dataset}-{run.preset}", 1
         while (folder := Path("runs") / (name if n == 1 else f"{name}-{n}")).exists():
@@ -179,8 +179,7 @@ def train(folder: Path, state: training.TrainState, config: Config, dataset: Mov
 
 def main() -> None:
     run = parse()
-    folder = choose_folder(run)
-    state, config, dataset = start(run, folder)
+    state, config, dataset = start(run, folder := choose_folder(run))
     checkpoint.check_room(folder, state)
     open_log(folder, int(state.step))
     print(f"{folder}: {len(dataset.images)} digits of {dataset.source}, "
@@ -195,7 +194,7 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("stopped; go on from the last checkpoint with --resume --out and the run's folder")
+        sys.exit("stopped; go on from the last checkpoint with --resume (and the --out you gave)")
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)

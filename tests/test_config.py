@@ -84,7 +84,8 @@ values = st.fixed_dictionaries({
         "multipliers": levels, "space_attention": levels, "pixel_shuffle": st.booleans()
     }),
     "diffusion": st.fixed_dictionaries({
-        "shift": st.floats(0.1, 9), "measure": st.sampled_from([None, "eps", "x0"])
+        "shift": st.floats(0.1, 9), "measure": st.sampled_from([None, "eps", "x0"]),
+        "logit_normal": st.none() | st.tuples(st.floats(-2, 2), st.floats(0.1, 2)),
     }),
     "train": st.fixed_dictionaries({
         "minutes": st.none() | st.floats(0, 99), "seed": st.integers(0)

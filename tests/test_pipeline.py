@@ -237,7 +237,7 @@ def test_without_a_model_nothing_is_made_up(runs, tmp_path, monkeypatch):
         tinygif.load(tmp_path / "nowhere")
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
-    with pytest.raises(CheckpointError, match="no trained model found in runs/.*train.py"):
+    with pytest.raises(CheckpointError, match="no model.safetensors found in runs/.*train.py"):
         tinygif.load()
 
 

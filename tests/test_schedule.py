@@ -5,7 +5,7 @@ Lesson 02. The curves are read in float64 numpy, so that a new T costs no compil
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tinygif.schedule import (
@@ -49,6 +49,7 @@ def assert_is_a_schedule(schedule: Schedule, T: int) -> None:
 
 
 @given(kinds, lengths)
+@example("linear", 2)  # beta is capped at 0.999
 def test_index_0_is_the_data_and_log_snr_falls_strictly(kind, T):
     schedule = SCHEDULES[kind](T)
     assert schedule.flow == (kind == "rectified")

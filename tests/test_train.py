@@ -160,9 +160,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(finished, tmp_path):
     assert rows(folder)[0]["loss"] == rows(finished)[0]["loss"]
 
 
-def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
-    folder = shutil.copytree(finished, tmp_path / "again")
-    assert call("--resume", "--out", folder) == 0
+@pytest.mark.parametrize("named", [True, False])
+def test_resuming_a_finished_run_changes_nothing(finished, tmp_path, monkeypatch, named):
+    folder = shutil.copytree(finished, tmp_path / "runs" / "again")
+    monkeypatch.chdir(tmp_path)
+    assert call("--resume", *(["--out", folder] if named else [])) == 0
     assert (folder / MODEL).read_bytes() == (finished / MODEL).read_bytes()
     assert rows(folder) == rows(finished)
 
@@ -247,9 +249,10 @@ def test_an_existing_run_is_not_overwritten(finished, capsys, no_training):
     assert (finished / STATE).stat() == before
 
 
-def test_there_must_be_a_run_to_resume(tmp_path, capsys, no_training):
+def test_there_must_be_a_run_to_resume(tmp_path, capsys, no_training, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert "nothing to resume" in fails(capsys, "--resume", "--out", tmp_path / "none")
-    assert "--out runs/NAME" in fails(capsys, "--resume")
+    assert STATE in fails(capsys, "--resume")
     (tmp_path / STATE).write_bytes(b"broken")
     assert STATE in fails(capsys, "--resume", "--out", tmp_path)
 
@@ -282,6 +285,7 @@ def test_no_room_and_no_folder_are_found_before_training(tmp_path, monkeypatch, 
     (["--width", "wide"], "--width"),
     (["--colour", "blue"], "--colour"),
     (["--short-frames", "3"], "multiple of 2"),
+    (["--logit-normal", "0", "0"], "positive deviation"),
 ])  # fmt: skip
 def test_what_cannot_work_is_refused_at_once(tmp_path, monkeypatch, capsys, words, says):
     monkeypatch.setenv("COLUMNS", "200")

@@ -1,8 +1,9 @@
 """Checkpoints: named arrays with the whole config inside, written so that a kill loses nothing.
 
 `state.safetensors` alone suffices to resume; `model.safetensors` holds the averaged weights to
-sample from, and is derived from it. Both carry the config, the vocabulary and the step as JSON. Names are
-the paths of the pytree, so a renamed or reshaped layer is refused with its name. Lesson 15.
+sample from, and is derived from it. Both carry the config, the vocabulary and the step as JSON.
+Names are the paths of the pytree, so a renamed or reshaped layer is refused with its name.
+Lesson 15.
 """
 
 import contextlib
@@ -22,6 +23,8 @@ from tinygif.training import TrainState, init_state
 from tinygif.unet import TextToGif
 
 MODEL, STATE = "model.safetensors", "state.safetensors"
+ABOUT = "tinygif"
+"""The one key of a file's metadata."""
 
 
 class CheckpointError(ValueError):
@@ -43,7 +46,7 @@ def write(path: Path, tree: PyTree, metadata: dict[str, str]) -> None:
     part = path.with_suffix(".part")
     try:
         with open(part, "wb") as file:
-            file.write(ordered(save(arrays, metadata)))
+            file.write(save(arrays, metadata))
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -56,18 +59,8 @@ def write(path: Path, tree: PyTree, metadata: dict[str, str]) -> None:
         ) from error
 
 
-def ordered(data: bytes) -> bytes:
-    """The same file with its metadata sorted: safetensors writes them in a random order."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[8 + size :]
-
-
 def read_metadata(path: Path) -> dict[str, str]:
-    """The JSON strings stored beside the arrays, without reading the arrays."""
+    """The JSON stored beside the arrays, without reading the arrays."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -75,7 +68,7 @@ def read_metadata(path: Path) -> dict[str, str]:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
-    if "config" not in metadata:
+    if ABOUT not in metadata:
         raise CheckpointError(f"{path} holds weights, but no tinygif config: not one of ours?")
     return metadata
 
@@ -114,7 +107,7 @@ def named_shapes(template: PyTree) -> dict[str, tuple[int, ...]]:
 
 def metadata(config: Config, words: list[str], step: int) -> dict[str, str]:
     values = {"config": dataclasses.asdict(config), "words": words, "step": step}
-    return {name: json.dumps(value) for name, value in values.items()}
+    return {ABOUT: json.dumps(values)}  # one key: safetensors writes several in a random order
 
 
 def save(folder: Path, state: TrainState, config: Config, words: list[str]) -> None:
@@ -146,10 +139,21 @@ def load_model(path: Path) -> tuple[TextToGif, Config, list[str], int]:
 def parse(about: dict[str, str]) -> tuple[Config, list[str], int]:
     """Config, vocabulary and step out of the metadata."""
     try:
-        values = {name: json.loads(about[name]) for name in ("config", "words", "step")}
+        values = json.loads(about[ABOUT])
         return from_dict(Config, values["config"]), values["words"], values["step"]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"this checkpoint's config is of another version: {error}") from error
+
+
+def newest(name: str, folder: Path = Path("runs")) -> Path:
+    """The file of this name that was written last among all runs below `folder`."""
+    found = sorted(folder.glob(f"*/{name}"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise CheckpointError(
+            f"no {name} found in {folder}/: train a model with `python train.py --dataset "
+            "moving_mnist`, or name the place of one (train.py --out, sample.py --checkpoint)"
+        )
+    return found[-1]
 
 
 def check_room(folder: Path, state: TrainState) -> None:

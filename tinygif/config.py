@@ -37,7 +37,8 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The U-Net and the text encoder. A level is a resolution; 0 is the largest.
+    """The U-Net and the text encoder. A level is a resolution; 0 is the largest; those that
+    are named for attention but not there are left out.
 
     Between the way down and the way up, on the smallest images, stands a block with every kind of
     attention, whatever the levels have.
@@ -107,6 +108,8 @@ class DiffusionConfig:
     weighting: Weighting = "uniform"
     gamma: float = 5.0
     """The ceiling of min-SNR and capped weights."""
+    logit_normal: tuple[float, float] | None = None
+    """Mean and deviation of logit(t / T) in training; all steps evenly by default."""
     drop_text: float = 0.1
     """Share of captions replaced by the null prompt."""
     guidance: float = 3.0
@@ -187,6 +190,8 @@ class Config:
         self.model.check(frames=self.data.frames, size=self.data.size)
         if self.train.short_frames is not None:
             self.model.check(frames=self.train.short_frames, size=self.data.size)
+        if (law := self.diffusion.logit_normal) is not None and law[1] <= 0:
+            raise ValueError(f"expected a positive deviation in logit_normal, got {law}")
         fps_delays(self.data.frames, self.data.fps)
         check_prediction(self.diffusion.build(), self.diffusion.predict)
 
@@ -224,7 +229,7 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
 
 
 REDUNDANT = DiffusionConfig(
-    shift=3.0, predict="x0", measure="v", weighting="capped", gamma=25.0
+    shift=3.0, predict="x0", measure="v", weighting="capped", gamma=25.0, logit_normal=(0.5, 1.0)
 )  # fmt: skip
 """For clips that are mostly black and mostly still; lessons/LOG.md has the experiments."""
 TINY = Config(

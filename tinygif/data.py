@@ -1,9 +1,9 @@
 """What a data set is, and a batch as a pure function of the step.
 
 A data set has `dataset[i] -> (clip uint8 (f, h, w, c), caption)`, a list `words` of all that
-captions may say, and a `size`: the number of clips, or None when it is endless. `batch(dataset, seed, step)`
-stores nothing, so a resumed run sees what an uninterrupted one would, and hosts agree without
-talking. Lesson 14.
+captions may say, and a `size`: the number of clips, or None when it is endless. A batch stores
+nothing, so a resumed run sees what an uninterrupted one would, and hosts agree without talking.
+Lesson 14.
 """
 
 import queue

@@ -8,6 +8,7 @@ equations that can be solved for whichever is wanted. Lessons 01 and 04.
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -23,6 +24,20 @@ def q_sample(
 ) -> Float[Array, "*x"]:
     """Noise a clip to step t in one jump: `alpha[t] x0 + sigma[t] eps`."""
     return schedule.alpha[t] * x0 + schedule.sigma[t] * eps
+
+
+def training_step(
+    u: Float[Array, ""], T: int, logit_normal: tuple[float, float] | None = None
+) -> Int[Array, ""]:
+    """The step t in 1, ..., T to train at, for u uniform in [0, 1): rising, even in u.
+
+    Or by the logit-normal law (Esser et al. 2024, section 3.1): logit(t / T) has the given mean and
+    standard deviation, so the noise levels at which there is most to learn are seen most.
+    """
+    if logit_normal is not None:
+        mean, deviation = logit_normal
+        u = jax.nn.sigmoid(mean + deviation * jax.scipy.stats.norm.ppf(u))
+    return 1 + jnp.floor(u * T).astype(jnp.int32).clip(0, T - 1)
 
 
 def coefficients(schedule: Schedule, t: Step, kind: Prediction) -> tuple[Array, Array]:

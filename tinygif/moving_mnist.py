@@ -93,8 +93,8 @@ class MovingMNIST:
         side = config.digit_size or config.size // 2
         if not 4 <= side <= config.size * 7 // 8:
             raise ValueError(
-                f"expected a digit_size from 4 to {config.size * 7 // 8}, which leaves room to move "
-                f"in a clip of {config.size} pixels, got {side}"
+                f"expected a digit_size from 4 to {config.size * 7 // 8}, which leaves room to "
+                f"move in a clip of {config.size} pixels, got {side}"
             )
         self.images, self.labels, self.config = resize(images, side), labels, config
         self.seed = 1 if test else 0

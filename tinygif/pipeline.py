@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from tinygif import sampler
-from tinygif.checkpoint import MODEL, CheckpointError, load_model
+from tinygif.checkpoint import MODEL, CheckpointError, load_model, newest
 from tinygif.config import Config
 from tinygif.gif import encode_gif, enlarge, fps_delays, to_clip
 from tinygif.guidance import Denoiser, Thresholded, guide
@@ -152,13 +152,7 @@ def encode(encoder: TextEncoder, ids: Int[Array | np.ndarray, "b n"]) -> Text:
 def find(path: str | Path | None = None) -> Path:
     """The model file of a run, of the newest run below `runs/`, or the file itself."""
     if path is None:
-        found = sorted(Path("runs").glob(f"*/{MODEL}"), key=lambda file: file.stat().st_mtime)
-        if not found:
-            raise CheckpointError(
-                "no trained model found in runs/: train one with `python train.py --dataset "
-                "moving_mnist`, or name one with --checkpoint PATH"
-            )
-        return found[-1]
+        return newest(MODEL)
     path = Path(path)
     file = path / MODEL if path.is_dir() else path
     if not file.exists():

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from tinygif.config import Config, TrainConfig
-from tinygif.diffusion import loss, q_sample
+from tinygif.diffusion import loss, q_sample, training_step
 from tinygif.gif import to_model
 from tinygif.schedule import Schedule
 from tinygif.unet import TextToGif
@@ -64,14 +64,10 @@ def orthogonalize(g: Float[Array, "out *rest"]) -> Float[Array, "out *rest"]:
     x = g.reshape(len(g), -1)
     x = x.T if x.shape[0] > x.shape[1] else x
     x = x / (jnp.linalg.norm(x) + 1e-7)
-    eye = jnp.eye(len(x))
-
-    def iterate(_, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        square, product = carry
+    square, product = x @ x.T, (eye := jnp.eye(len(x)))
+    for _ in range(5):  # unrolled: XLA runs several matrices side by side
         z = 3.4445 * eye - 4.7750 * square + 2.0315 * square @ square
-        return z @ square @ z, z @ product
-
-    _, product = jax.lax.fori_loop(0, 5, iterate, (x @ x.T, eye))
+        square, product = z @ square @ z, z @ product
     x = product @ x
     return (x if x.shape[0] == g.shape[0] else x.T).reshape(g.shape)
 
@@ -89,7 +85,7 @@ def muon(momentum: float = 0.95) -> optax.GradientTransformation:
 
 
 def labels(config: TrainConfig, params: PyTree) -> PyTree:
-    """'muon' for matrices inside the networks, 'adamw' for the first and last layer and the rest."""
+    """'muon' for matrices inside the networks, 'adamw' for the first layer, the last, the rest."""
     outer = ("stem", "head", "embedding", "places", "table")
 
     def label(path: tuple, leaf: Array) -> str:
@@ -157,7 +153,7 @@ def example_loss(
     start = jax.random.uniform(jax.random.fold_in(key, 0))
     eps_key, drop_key = jax.random.split(jax.random.fold_in(key, 1 + index))
     place = (start + index.astype(jnp.float32) / config.train.batch_size) % 1.0
-    t = 1 + jnp.floor(place * schedule.T).astype(jnp.int32).clip(0, schedule.T - 1)
+    t = training_step(place, schedule.T, config.diffusion.logit_normal)
 
     x0 = to_model(clip)
     eps = jax.random.normal(eps_key, x0.shape)
