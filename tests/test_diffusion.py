@@ -58,7 +58,7 @@ def test_the_step_is_one_of_the_schedule(u, T, law):
 
 
 def test_every_step_is_met_as_often_as_the_law_says():
-    u = (jnp.arange(100_000) + 0.5) / 100_000
+    u = (jnp.arange(100_000.0) + 0.5) / 100_000
     even = np.asarray(jax.vmap(lambda u: training_step(u, 50))(u))
     np.testing.assert_array_equal(np.bincount(even)[1:], 2000)
     t = np.asarray(jax.vmap(lambda u: training_step(u, 10_000, (0.5, 0.8)))(u))
