@@ -1,0 +1,327 @@
+"""metrics.py: tables, intervals and distances that can be checked by hand. Lesson 18."""
+
+import itertools
+import json
+import runpy
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import CONFIG as TINY
+from tiny import DATA as TINY_DATA
+from tiny import state
+
+from tinygif import asked, checkpoint, metrics, oracle
+from tinygif.asked import ask, compare, stage, wanted
+from tinygif.config import DataConfig
+from tinygif.gif import read_gif
+from tinygif.metrics import consistency, evaluate, frechet, nearest, wilson
+from tinygif.moving_mnist import COLORS, DIRECTIONS, HELD_OUT, SPEEDS, MovingMNIST, caption
+from tinygif.pipeline import Clips, Pipeline
+
+CONFIG = DataConfig(mnist_dir="bundled")
+DATA = MovingMNIST(CONFIG, test=True)
+ONE = st.tuples(
+    st.integers(0, 9), st.sampled_from(list(DIRECTIONS)), st.sampled_from(list(SPEEDS))
+).map(lambda one: (*one[:2], "" if one[1] == "still" else one[2]))
+SEEDS = st.integers(0, 2**20)
+
+
+# ---- what is asked for -----------------------------------------------------------------------
+
+
+@given(st.lists(ONE, min_size=1, max_size=2), st.sampled_from(["", *COLORS]), SEEDS)
+def test_wanted_reads_every_caption_of_the_data(digits, color, seed):
+    rng = np.random.default_rng(seed)
+    assert wanted(" and ".join(caption(rng, *one, color) for one in digits)) == tuple(digits)
+
+
+@pytest.mark.parametrize("sentence", ["", "a dog moving left", "a 3", "a 3 4 moving up", "a 3 a"])
+def test_other_sentences_are_refused(sentence):
+    with pytest.raises(ValueError, match="expected one digit and one direction"):
+        wanted(sentence)
+
+
+def test_all_pairs_are_asked_for_in_turn():
+    asked = [one for text in ask(270, 1, CONFIG) for one in wanted(text)]
+    assert set(Counter(one[:2] for one in asked).values()) == {3}
+    speeds = Counter(one[1:] for one in asked if one[1] != "still")
+    assert len(speeds) == 24 and set(speeds.values()) == {10}
+    assert ask(50, 1, CONFIG, seed=1) == ask(50, 1, CONFIG, seed=1) != ask(50, 1, CONFIG, seed=2)
+
+
+def test_two_digits_avoid_the_pairs_held_out():
+    asked = [wanted(text) for text in ask(300, 2, CONFIG, avoid=HELD_OUT)]
+    assert {len(digits) for digits in asked} == {2}
+    pairs = {one[:2] for digits in asked for one in digits}
+    assert len(pairs) == 90 - len(HELD_OUT) and not pairs & set(HELD_OUT)
+
+
+def test_colours_are_named_where_there_are_any():
+    sentences = ask(12, 1, replace(CONFIG, channels=3))
+    assert {word for text in sentences for word in text.split()} >= set(COLORS)
+    data = MovingMNIST(replace(CONFIG, channels=3), test=True)
+    clips, _ = stage(data, ["a red 3 moving up", "a blue 3 moving up"])
+    assert [clip.max((0, 1, 2)).argmax() for clip in clips] == [0, 2]
+
+
+def test_real_clips_are_what_their_captions_say():
+    captions = ["a 3 moving left", "a 1 standing still and a 3 moving right slowly"]
+    clips, meets = stage(DATA, captions, seed=2)
+    np.testing.assert_array_equal(clips, stage(DATA, captions, seed=2)[0])
+    assert (clips != stage(DATA, captions, seed=3)[0]).any()
+    assert meets[0] == 0 and 0 <= meets[1] <= 1
+    places = np.arange(32) @ clips[0, ..., 0].astype(float).sum(1).T / clips[0].sum((1, 2, 3))
+    assert (np.diff(places)[:8] < 0).all()
+
+
+# ---- what is right ---------------------------------------------------------------------------
+
+
+@given(st.lists(ONE, min_size=1, max_size=2), st.data())
+def test_what_was_asked_for_is_right_in_any_order(asked, data):
+    found = data.draw(st.permutations(asked))
+    assert compare(asked, found) == (True, True, True, True)
+
+
+@given(ONE, ONE)
+def test_a_digit_too_many_or_too_few_is_not_all_right(one, other):
+    assert compare([one], [other, one]) == (True, True, True, False)
+    assert compare([one, other], [one]) == (False, False, False, False)
+    assert compare([one], []) == (False, False, False, False)
+
+
+@given(ONE, ONE)
+def test_every_column_is_judged_for_itself(asked, found):
+    parts = tuple(a == b for a, b in zip(asked, found))
+    assert compare([asked], [found]) == (*parts, all(parts))
+
+
+def test_the_pairing_that_agrees_best_counts():
+    asked = [(3, "left", ""), (5, "up", "")]
+    assert compare(asked, [(5, "up", "slowly"), (3, "left", "")]) == (True, True, False, False)
+    assert compare(asked, [(5, "left", ""), (3, "up", "")]) == (True, False, True, False)
+
+
+# ---- intervals -------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 400), st.data())
+def test_an_interval_holds_its_share_and_narrows(n, data):
+    right = data.draw(st.integers(0, n))
+    low, high = wilson(right, n)
+    assert 0 <= low <= right / n + 1e-12 and right / n - 1e-12 <= high <= 1
+    less, more = wilson(4 * right, 4 * n)
+    assert more - less < high - low
+    np.testing.assert_allclose(wilson(n - right, n), (1 - high, 1 - low), atol=1e-9)
+
+
+def test_a_known_interval():
+    np.testing.assert_allclose(wilson(5, 10), (0.2366, 0.7634), atol=1e-4)
+    np.testing.assert_allclose(wilson(0, 10), (0, 0.2775), atol=1e-4)
+
+
+# ---- distances -------------------------------------------------------------------------------
+
+
+def cloud(seed: int, n: int = 50, d: int = 4) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + rng.normal(size=d)
+
+
+@given(SEEDS, st.floats(-3, 3), st.floats(0.1, 3))
+def test_frechet_distance_of_gaussians_in_closed_form(seed, shift, scale):
+    x = cloud(seed)
+    np.testing.assert_allclose(frechet(x, x[::-1]), 0, atol=1e-6)
+    np.testing.assert_allclose(frechet(x, x + shift), 4 * shift**2, atol=1e-6)
+    middle, spread = x.mean(0), np.cov(x.T).trace()
+    wider = middle + scale * (x - middle)
+    np.testing.assert_allclose(frechet(x, wider), (1 - scale) ** 2 * spread, atol=1e-6 * spread)
+
+
+@given(SEEDS)
+def test_frechet_distance_is_symmetric_and_blind_to_rotation(seed):
+    x, y = cloud(seed), cloud(seed + 1)
+    turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(4, 4)))
+    distance = frechet(x, y)
+    assert distance > 0
+    np.testing.assert_allclose(frechet(y, x), distance, rtol=1e-6)
+    np.testing.assert_allclose(frechet(x @ turn, y @ turn), distance, rtol=1e-6)
+
+
+def test_a_training_digit_is_found_again_and_noise_is_not():
+    digits = DATA.images[:40]
+    views = oracle.views_of(digits)
+    np.testing.assert_allclose(nearest(views, digits, piece=7), 0, atol=2e-3)
+    np.testing.assert_allclose(nearest(np.roll(views, (1, -1), (1, 2)), digits), 0, atol=2e-3)
+    noise = np.random.default_rng(0).random((3, 20, 20)).astype(np.float32)
+    by_hand = [
+        min(np.sqrt(((view[1:-1, 1:-1] - x[i : i + 18, j : j + 18]) ** 2).mean())
+            for view in views for i, j in itertools.product(range(3), repeat=2))
+        for x in noise
+    ]  # fmt: skip
+    np.testing.assert_allclose(nearest(noise, digits), by_hand, rtol=1e-3)
+
+
+def test_consistency_counts_frames():
+    clips, _ = stage(DATA, ["a 3 standing still", "a 0 standing still"])
+    clips[0, :4] = clips[1, :4]  # a quarter of the first clip shows the other digit
+    reading = oracle.read(clips)
+    assert reading.digits.tolist() == [[3], [0]]
+    assert consistency(reading[1:]) == 100 and consistency(reading) < 100
+    assert consistency(oracle.read(clips * 0)) == 0
+
+
+# ---- a whole evaluation ----------------------------------------------------------------------
+
+
+class Parrot(Pipeline):
+    """Answers with real clips of training digits, and with black ones for nines."""
+
+    held_out, path = HELD_OUT, None
+
+    def __init__(self, digits: int = 1):
+        self.config = replace(TINY, data=replace(CONFIG, digits=digits))
+        self.data = MovingMNIST(self.config.data)
+
+    def __call__(self, captions, seed, progress, **choices):
+        list(progress(range(2), 2))
+        clips, _ = stage(self.data, captions, seed + 7)
+        dark = np.array(["9" in text or "nine" in text for text in captions])
+        return Clips(clips * ~dark[:, None, None, None, None], captions, 8)
+
+
+@pytest.fixture(scope="module")
+def parroted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("parrot") / "metrics"
+    return evaluate(Parrot(), count=60, out=out), out
+
+
+def test_a_parrot_is_right_but_for_its_nines(parroted):
+    row = parroted[0]["table"]["one digit, all"]
+    assert row["generated"]["n"] == row["real"]["n"] == 60
+    assert 84 <= row["generated"]["digit"]["percent"] <= 90  # six of sixty are dark
+    assert row["generated"]["direction"]["percent"] == 90
+    assert row["real"]["direction"]["percent"] == row["real"]["speed"]["percent"] == 100
+    cell = row["generated"]["all right"]
+    assert cell["low"] < cell["percent"] < cell["high"]
+    parts = [parroted[0]["table"][name]["real"]["n"] for name in metrics.ROWS[:2]]
+    assert sum(parts) == 60 and parts[1] == sum(
+        wanted(clip["asked"])[0][:2] in HELD_OUT for clip in parroted[0]["clips"]
+    )
+    assert parroted[0]["table"]["two digits"] == {"generated": None, "real": None}
+
+
+def test_a_parrot_is_caught_copying(parroted):
+    near = parroted[0]["nearest"]
+    assert near["ratio"]["median"] < 0.1 and near["real"]["1%"] > 0.02
+    assert near["training digits"] == 1437
+
+
+def test_the_distance_of_real_clips_is_less_than_that_of_clips_without_nines(parroted):
+    assert 0 < parroted[0]["frechet"]["real"] < parroted[0]["frechet"]["generated"]
+    assert parroted[0]["consistency"]["real"] > 97
+
+
+def test_failures_are_shown_and_listed(parroted):
+    result, out = parroted
+    assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(result))
+    dark = [clip for clip in result["clips"] if clip["seen"] == "-"]
+    assert len(dark) == 6 and not any(clip["right"] for clip in dark)
+    frames, _ = read_gif(out / "failures.gif")
+    assert len(frames) == 16
+
+
+def test_the_results_are_printed(parroted):
+    text = metrics.show(parroted[0])
+    for name in (*metrics.ROWS, "real clips", "Frechet", "no FVD", "training digits", "bundled"):
+        assert name in text
+    assert text.count("does not apply") == 1 and max(map(len, text.splitlines())) < 140
+
+
+def test_two_digits_are_asked_for_where_they_were_trained():
+    table = evaluate(Parrot(digits=2), count=20)["table"]
+    assert table["one digit, all"]["real"]["n"] == table["two digits"]["generated"]["n"] == 10
+    parts = [row["real"] for name, row in table.items() if "strokes" in name]
+    assert sum(part["n"] for part in parts if part) == 10
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("metrics") / "tiny"
+    folder.mkdir()
+    checkpoint.save(folder, state(), TINY, TINY_DATA.words)
+    return folder
+
+
+def call(*words: object) -> object:
+    """The command in this process; its exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(RuntimeWarning, match="metrics"):
+        patch.setattr(sys, "argv", ["metrics", *map(str, words)])
+        try:
+            runpy.run_module("tinygif.metrics", run_name="__main__")
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
+def test_the_command_writes_beside_the_checkpoint(run, capsys):
+    assert call("--checkpoint", run, "--count", 20, "--no-time") == 0
+    result = json.loads((run / "metrics" / "metrics.json").read_text())
+    assert result["settings"]["no_time"] and len(result["clips"]) == 20
+    assert (run / "metrics" / "failures.gif").exists()
+    assert "one digit, all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, values", [("steps", (1, 2, 51)), ("solver", ("ddim", "dpmpp"))])
+def test_a_sweep_is_a_table_and_a_plot(tmp_path, monkeypatch, name, values):
+    """Of no more steps than the schedule has."""
+    monkeypatch.setitem(metrics.SWEEPS, name, values)
+    pipeline = Pipeline(state().model, TINY, TINY_DATA.words)
+    rows = metrics.sweep(pipeline, name, tmp_path, count=20)
+    first, second, real = rows
+    assert (first, second, real) == (str(values[0]), str(values[1]), "real")
+    assert rows[real]["direction"]["percent"] > rows[first]["direction"]["percent"]
+    assert json.loads((tmp_path / f"sweep_{name}.json").read_text()).keys() == rows.keys()
+    assert (tmp_path / f"sweep_{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_without_time_other_clips_come_out():
+    pipeline = Pipeline(state().model, TINY, TINY_DATA.words)
+    both = pipeline, metrics.without_time(pipeline)
+    a, b = (each(["a 7 moving left"], seed=0).array.astype(int) for each in both)
+    assert np.abs(a - b).max() > 1
+
+
+def test_other_data_says_what_does_not_apply(monkeypatch, capsys):
+    pipeline = Pipeline(state().model, TINY, TINY_DATA.words)
+    other = replace(TINY.data)
+    object.__setattr__(other, "dataset", "clips")  # which is no choice yet
+    object.__setattr__(pipeline, "config", replace(TINY, data=other))
+    monkeypatch.setattr(metrics, "load", lambda path: pipeline)
+    metrics.main(metrics.Options())
+    assert capsys.readouterr().out.count("does not apply") == 7
+    with pytest.raises(ValueError, match="expected a checkpoint of moving_mnist"):
+        evaluate(pipeline)
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        ((), "no checkpoint at nowhere"),
+        (("--count", 3), "expected a count of at least 20, for the statistics, got 3"),
+    ],
+)
+def test_mistakes_become_sentences(run, capsys, words, sentence):
+    assert call("--checkpoint", run if words else "nowhere", *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("metrics: ") and sentence in error and "Traceback" not in error
+
+
+def test_digits_of_a_folder_that_is_not_here_come_from_elsewhere():
+    config = replace(CONFIG, mnist_dir="/a/folder/of/another/machine")
+    assert asked.unseen_data(config).source == "bundled"

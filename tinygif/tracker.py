@@ -1,0 +1,134 @@
+"""Where digits go in a clip: their direction, speed and path, by trying all of them. Lesson 18.
+
+A guess is a direction, a speed and a start. Aligned along the right guess a digit stays put, along
+a wrong one it smears: the guess that keeps most strokes in most frames wins, they are taken out of
+the clip, and a second digit is looked for.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Bool, Float, Int, Int16, Shaped
+
+from tinygif.moving_mnist import DIRECTIONS, SPEEDS, bounce
+
+CANVAS = 32  # pixels: clips are tracked at this side, whatever their own
+UNIT = 20  # a stroke in a frame, in whole numbers: 16 bits hold 800 frames
+FAINT = 5  # pixels of stroke in every frame: less than this, in a box of BOX x BOX, is no digit
+TRIES = 3  # motions of a first digit that are tried
+BOX = 16
+
+Light = Float[np.ndarray, "b f h w"]
+"""Brightest channel of clips, in [0, 1]."""
+Mask = Bool[np.ndarray, "b f h w"]
+"""Pixels of clips that are hidden, or that a digit covers."""
+
+class Guesses(NamedTuple):
+    """All paths of a box in the canvas."""
+
+    corners: Int[np.ndarray, "p f 2"]
+    """Column and row of the box's upper left pixel in every frame."""
+    directions: Shaped[np.ndarray, " p"]
+    speeds: Shaped[np.ndarray, " p"]
+    motions: Int[np.ndarray, " p"]
+    """A number for each pair of direction and speed."""
+
+
+@functools.cache
+def guesses(frames: int, box: int) -> Guesses:
+    """Every direction, speed and start in whole pixels.
+
+    `MovingMNIST` lets half of a clip pass before a digit meets a wall, where there is room; here it
+    is a quarter, for generated digits may be early. One that bounced at once could not be told from
+    one that goes the other way.
+    """
+    room, found = CANVAS - box, []
+    for direction, signs in DIRECTIONS.items():
+        for speed in SPEEDS if any(signs) else ("",):
+            pace, axes = SPEEDS[speed] * CANVAS, []
+            ahead = int(min(room, pace * frames / 4))
+            for sign in signs:
+                low, high = (ahead if sign < 0 else 0), room - (ahead if sign > 0 else 0)
+                # a quarter of a pixel aside, so that halves are not rounded to even numbers
+                starts, moved = np.arange(low, high + 1) + 0.25, sign * pace * np.arange(frames)
+                axes.append([bounce(start + moved, room) for start in starts])
+            found += [(np.stack([x, y], 1), direction, speed) for x in axes[0] for y in axes[1]]
+    corners, directions, speeds = (np.array(part) for part in zip(*found))
+    _, motions = np.unique(np.char.add(directions, speeds), return_inverse=True)
+    return Guesses(corners, directions, speeds, motions)
+
+
+def track(
+    light: Light, box: int, digits: int
+) -> tuple[Int[np.ndarray, "b k"], Bool[np.ndarray, "b k f h w"]]:
+    """The best guess for each digit, -1 where there is none, and the pixels that it covers.
+
+    The guess that keeps most may be one between two digits. So the best guesses of several motions
+    are tried as the first digit, each with the best second beside it; the best pair wins.
+    """
+    clips, nothing = np.arange(len(light)), np.zeros(light.shape, bool)
+    firsts, scores = search(light, nothing, box)
+    if digits == 1:
+        return firsts[0][:, None], cover(light, nothing, firsts[0], box)[:, None]
+    seconds, sums = [], []
+    for first, score in zip(firsts[:TRIES], scores[:TRIES]):
+        others, more = search(light, cover(light, nothing, first, box), box)
+        seconds.append(others[0])
+        sums.append(score + more[0])
+    second = np.stack(seconds)[np.argmax(sums, axis=0), clips]
+    hidden = cover(light, nothing, second, box)
+    first = search(light, hidden, box)[0][0]
+    return np.stack([first, second], 1), np.stack([cover(light, hidden, first, box), hidden], 1)
+
+
+def search(
+    light: Light, hidden: Mask, box: int
+) -> tuple[Int[np.ndarray, "m b"], Int[np.ndarray, "m b"]]:
+    """The best guess of each motion and what it keeps, best first; -1 and 0 if too little."""
+    corners, _, _, motions = guesses(light.shape[1], box)
+    proof = rearrange(strokes(light, hidden), "b f h w -> f h w b").copy()
+    best = np.full((motions.max() + 1, len(light)), -1)
+    most = np.full(best.shape, UNIT * light.shape[1] * FAINT * box**2 // BOX**2)
+    total = np.empty((box, box, len(light)), np.int16)
+    for number, (path, motion) in enumerate(zip(corners.tolist(), motions)):
+        total[:] = 0
+        for frame, (x, y) in zip(proof, path):
+            total += frame[y : y + box, x : x + box]
+        score = np.maximum(total, 0, out=total).sum((0, 1), dtype=np.int32)
+        best[motion, score > most[motion]] = number
+        most[motion] = np.maximum(most[motion], score)
+    most[best < 0] = 0
+    order = np.argsort(-most, axis=0, kind="stable")
+    return np.take_along_axis(best, order, 0), np.take_along_axis(most, order, 0)
+
+
+def strokes(light: Light, hidden: Mask) -> Int16[np.ndarray, "b f h w"]:
+    """In UNITs: 1 on a stroke, 0 a pixel beside it or where hidden, -2 where there is none.
+
+    Summed over frames, what a digit covers in more than two thirds of them stays positive; and a
+    frame in which the digit is a pixel off costs little.
+    """
+    light = np.minimum(2 * light, 1)
+    near = np.pad(light, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    near = np.maximum(np.maximum(near[:, :, :-2], near[:, :, 1:-1]), near[:, :, 2:])
+    near = np.maximum(np.maximum(near[..., :-2], near[..., 1:-1]), near[..., 2:])
+    seen = np.minimum((light + near) / 1.5, 1)
+    return np.where(hidden, 0, np.round(UNIT * (3 * seen - 2))).astype(np.int16)
+
+
+def cover(light: Light, hidden: Mask, guess: Int[np.ndarray, " b"], box: int) -> Mask:
+    """Where a guessed digit has ink."""
+    at = along(guesses(light.shape[1], box).corners[guess], box)
+    out = np.zeros(light.shape, bool)
+    out[at] = strokes(light, hidden)[at].sum(1, keepdims=True) > 0
+    return out & (guess >= 0)[:, None, None, None]
+
+
+def along(corners: Int[np.ndarray, "b f 2"], side: int) -> tuple[Int[np.ndarray, "..."], ...]:
+    """The index, in arrays (b f h w), of the squares at (column, row) of every frame."""
+    clip, frame = np.ogrid[: corners.shape[0], : corners.shape[1]]
+    x, y = corners[..., 0, None, None], corners[..., 1, None, None]
+    clip, frame, steps = clip[..., None, None], frame[..., None, None], np.arange(side)
+    return clip, frame, y + steps[:, None], x + steps
