@@ -72,7 +72,9 @@ def main(options: Options) -> None:
     began = time.time()
     import tinygif
     from tinygif import gif
+    from tinygif.pipeline import keep_compiled
 
+    keep_compiled()
     pipeline = tinygif.load(options.checkpoint)
     data, defaults = pipeline.config.data, pipeline.config.diffusion
     if options.scale is not None and options.scale < 1:

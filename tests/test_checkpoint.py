@@ -91,6 +91,18 @@ def test_the_same_state_gives_the_same_bytes(start, saved, tmp_path):
             assert (tmp_path / name).read_bytes() == (saved / name).read_bytes()
 
 
+def test_an_exported_model_is_half_as_large_and_nearly_the_same(start, saved, tmp_path):
+    checkpoint.export(saved, tmp_path / "small.safetensors")
+    model, config, words, step = checkpoint.load_model(tmp_path / "small.safetensors")
+    for name, leaf in leaves(model).items():
+        assert leaf.dtype == leaves(start.ema)[name].dtype
+        np.testing.assert_allclose(leaf, leaves(start.ema)[name], rtol=1e-3, atol=1e-6)
+    assert config == replace(CONFIG, data=replace(CONFIG.data, mnist_dir=None))
+    assert (words, step) == (DATA.words, 0)
+    sizes = [p.stat().st_size for p in (tmp_path / "small.safetensors", saved / checkpoint.MODEL)]
+    assert sizes[0] < 0.65 * sizes[1]
+
+
 def test_every_field_of_a_config_comes_back(start, tmp_path):
     config = replace(
         CONFIG, preset="small", data=replace(CONFIG.data, digits=2, hold_out=False, fps=3),

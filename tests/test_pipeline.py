@@ -6,6 +6,8 @@ import os
 import re
 from dataclasses import replace
 
+import equinox as eqx
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +18,7 @@ from tinygif import checkpoint
 from tinygif.checkpoint import CheckpointError
 from tinygif.gif import to_clip
 from tinygif.moving_mnist import HELD_OUT
-from tinygif.pipeline import Clips, Pipeline, find
+from tinygif.pipeline import SHIPPED, Clips, Pipeline, find
 from tinygif.text import PromptError
 
 TWO = ("a 7 moving left", "an 8 standing still")
@@ -237,8 +239,31 @@ def test_without_a_model_nothing_is_made_up(runs, tmp_path, monkeypatch):
         tinygif.load(tmp_path / "nowhere")
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
+    monkeypatch.setattr("tinygif.pipeline.SHIPPED", tmp_path / "not there")
     with pytest.raises(CheckpointError, match="no model.safetensors found in runs/.*train.py"):
         tinygif.load()
+
+
+def test_without_a_run_the_shipped_model_is_used_and_said_so(runs, tmp_path, monkeypatch, capsys):
+    checkpoint.save(tmp_path, state(), CONFIG, DATA.words)
+    shipped = tmp_path / checkpoint.MODEL
+    monkeypatch.setattr("tinygif.pipeline.SHIPPED", shipped)
+    assert find() != shipped  # one's own comes first
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert tinygif.load().path == shipped
+    assert "weights that come with tinygif" in capsys.readouterr().err
+    tinygif.load(shipped)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_shipped_model_is_small_and_whole():
+    assert SHIPPED.stat().st_size <= 16e6
+    shipped = tinygif.load(SHIPPED)
+    assert shipped.config.data.digits == 2 and shipped.config.data.mnist_dir is None
+    assert shipped.config.data.frames >= 16 and shipped.config.data.size >= 32
+    leaves = jax.tree.leaves(eqx.filter(shipped.model, eqx.is_array))
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
 def test_load_gives_the_pipeline_that_was_saved(two, tmp_path):

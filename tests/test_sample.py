@@ -193,8 +193,9 @@ def test_mistakes_are_exit_code_2_and_a_sentence(run, here, capsys, monkeypatch,
     assert list(here.iterdir()) == []
 
 
-def test_without_a_checkpoint_nothing_is_made_up(here, capsys):
-    assert "train one" in fails(capsys, "--prompt", ONE)
+def test_without_a_checkpoint_nothing_is_made_up(here, capsys, monkeypatch):
+    monkeypatch.setattr("tinygif.pipeline.SHIPPED", here / "none")
+    assert "train a model" in fails(capsys, "--prompt", ONE)
     assert "no checkpoint at" in fails(capsys, "--prompt", ONE, "--checkpoint", here / "none")
     (here / "x.safetensors").write_bytes(b"not ours")
     says = fails(capsys, "--prompt", ONE, "--checkpoint", here / "x.safetensors")
@@ -208,3 +209,16 @@ def test_help_names_every_option(capsys, monkeypatch):
     names = ("prompt checkpoint out count seed steps solver eta guidance negative-prompt "
              "dynamic-threshold frames size fps scale trajectory").split()  # fmt: skip
     assert [name for name in names if f"--{name}" not in text] == []
+
+
+def test_a_second_start_finds_its_programs_compiled(run, here):
+    environment = {**os.environ, "TINYGIF_CACHE": str(here / "cache")}
+    words = [sys.executable, str(SCRIPT), "--checkpoint", str(run), "--prompt", ONE]
+
+    def kept(switch: str) -> int:
+        environment["JAX_ENABLE_COMPILATION_CACHE"] = switch
+        subprocess.run(words, env=environment, check=True, capture_output=True)
+        return len([path for path in (here / "cache").rglob("*") if path.suffix != ".gif"])
+
+    assert kept("false") == 0
+    assert kept("true") > 0

@@ -37,7 +37,7 @@ from tinygif.asked import (
 from tinygif.config import DataConfig
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.oracle import Reading
-from tinygif.pipeline import Pipeline, load
+from tinygif.pipeline import Pipeline, keep_compiled, load
 
 ROWS = ("one digit, seen pairs", "one digit, held-out pairs", "one digit, all", "two digits")
 SWEEPS = {
@@ -348,6 +348,7 @@ class Options:
 
 
 def main(options: Options) -> None:
+    keep_compiled()
     pipeline = load(options.checkpoint)
     dataset = pipeline.config.data.dataset
     if dataset != "moving_mnist":

@@ -1,6 +1,7 @@
 """`tinygif.load(path)(prompts, seed=0)`: from sentences to clips, for all who sample. Lesson 08."""
 
 import base64
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,9 +16,12 @@ from tinygif.checkpoint import MODEL, CheckpointError, load_model, newest
 from tinygif.config import Config
 from tinygif.gif import encode_gif, enlarge, fps_delays, to_clip
 from tinygif.guidance import Denoiser, Thresholded, guide
-from tinygif.moving_mnist import HELD_OUT
+from tinygif.moving_mnist import HELD_OUT, cache_dir
 from tinygif.text import Text, TextEncoder, Tokenizer
 from tinygif.unet import TextToGif
+
+SHIPPED = Path(__file__).parent / "weights" / "moving_mnist.safetensors"
+"""A trained model that comes with the package; weights/README.md is its card."""
 
 
 class Clips:
@@ -150,9 +154,13 @@ def encode(encoder: TextEncoder, ids: Int[Array | np.ndarray, "b n"]) -> Text:
 
 
 def find(path: str | Path | None = None) -> Path:
-    """The model file of a run, of the newest run below `runs/`, or the file itself."""
+    """The model file of a run, of the newest run below `runs/`, or the file itself.
+
+    Without a path and without a run it is the model that comes with the package.
+    """
     if path is None:
-        return newest(MODEL)
+        own = any(Path("runs").glob(f"*/{MODEL}"))
+        return SHIPPED if SHIPPED.exists() and not own else newest(MODEL)
     path = Path(path)
     file = path / MODEL if path.is_dir() else path
     if not file.exists():
@@ -163,5 +171,16 @@ def find(path: str | Path | None = None) -> Path:
 def load(path: str | Path | None = None) -> Pipeline:
     """A pipeline from a run folder or a model file; by default from the newest run."""
     file = find(path)
+    if path is None and file == SHIPPED:
+        print("no run in runs/: using the weights that come with tinygif", file=sys.stderr)
     model, config, words, _ = load_model(file)
     return Pipeline(model, config, words, file)
+
+
+def keep_compiled() -> None:
+    """Keep compiled programs in the user's cache folder, so that the next start is quick.
+
+    The environment variable JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
