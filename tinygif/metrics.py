@@ -23,21 +23,11 @@ import tyro
 from jaxtyping import Bool, Float, UInt8
 
 from tinygif import gif, oracle
-from tinygif.asked import (
-    COLUMNS,
-    Judged,
-    ask,
-    judge,
-    say,
-    seen,
-    stage,
-    unseen_data,
-    wanted,
-)  # fmt: skip
+from tinygif.asked import COLUMNS, Judged, ask, judge, say, seen, stage, unseen_data, wanted
 from tinygif.config import DataConfig
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.oracle import Reading
-from tinygif.pipeline import Pipeline, keep_compiled, load
+from tinygif.pipeline import SHIPPED, Pipeline, keep_compiled, load
 
 ROWS = ("one digit, seen pairs", "one digit, held-out pairs", "one digit, all", "two digits")
 SWEEPS = {
@@ -100,7 +90,7 @@ def frechet(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(0)).sum()
     apart = ((a.mean(0) - b.mean(0)) ** 2).sum()
-    return float(apart + np.trace(first) + np.trace(second) - 2 * cross)
+    return max(0.0, float(apart + np.trace(first) + np.trace(second) - 2 * cross))
 
 
 def traits(reading: Reading) -> Float[np.ndarray, "b d"]:
@@ -117,7 +107,8 @@ def distances(generated: Reading, real: Reading, other: Reading) -> dict[str, fl
 
     Traits are measured in standard deviations of the real clips. The second distance is the bias
     of a sample of this size: between equal distributions it would be 0 if there were no end of
-    clips. No I3D looks at the clips: these numbers compare with no published FVD.
+    clips. No I3D looks at the clips: these numbers compare with no published FVD. They say nothing
+    of captions, and clips played backwards are as near.
     """
     reference = traits(real)
     scale = np.maximum(reference.std(0), 0.01)
@@ -344,7 +335,7 @@ class Options:
     sweep: Literal["guidance", "solver", "steps"] | None = None
     """Instead, one-digit prompts for several values of a setting: a table and a plot."""
     out: Path | None = None
-    """The folder for JSON and pictures; by default metrics/ beside the checkpoint."""
+    """The folder for JSON and pictures; by default metrics/ beside the checkpoint of a run."""
 
 
 def main(options: Options) -> None:
@@ -356,7 +347,8 @@ def main(options: Options) -> None:
         for name in (*ROWS, "consistency", "Frechet distance", "nearest training digit"):
             print(line(name, None))
         return
-    out = options.out or pipeline.path.parent / "metrics"
+    beside = Path() if pipeline.path == SHIPPED else pipeline.path.parent
+    out = options.out or beside / "metrics"
     choices = dict(steps=options.steps, solver=options.solver, guidance=options.guidance,
                    count=options.count, seed=options.seed, no_time=options.no_time)  # fmt: skip
     print(f"{pipeline.path}: {options.count} clips", flush=True)

@@ -1,0 +1,73 @@
+"""Figures of lesson 18."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+from tinygif.asked import ask, judge, say, seen, stage, wanted  # noqa: E402
+from tinygif.config import DataConfig  # noqa: E402
+from tinygif.gif import enlarge, grid, write, write_gif  # noqa: E402
+from tinygif.metrics import frechet  # noqa: E402
+from tinygif.moving_mnist import MovingMNIST  # noqa: E402
+from tinygif.tracker import guesses, strokes  # noqa: E402
+
+CONFIG = DataConfig(mnist_dir="bundled")
+WRONG = (("still", ""), ("right", "slowly"), ("down", ""))
+
+
+def aligned(path: Path) -> None:
+    """Frames of the lesson's clip, and the mean of its boxes along the best path of a motion."""
+    clip, _ = MovingMNIST(CONFIG)[7]
+    light = clip[None, ..., 0] / 255
+    proof = strokes(light, np.zeros(light.shape, bool))[0]
+    paths, directions, speeds, _ = guesses(16, 16)
+    cells, captions = [clip[i : i + 1] for i in (0, 4, 8, 12)], []
+    captions += [f"frame {i}" for i in (0, 4, 8, 12)]
+    for motion in (("right", "quickly"), *WRONG):
+        some = paths[(directions == motion[0]) & (speeds == motion[1])]
+        boxes = lambda x, way: [f[j : j + 16, i : i + 16] for f, (i, j) in zip(x, way)]  # noqa: E731
+        best = max(some, key=lambda way: np.maximum(sum(boxes(proof, way)), 0).sum())
+        mean = np.mean(boxes(clip, best), axis=0).round().astype(np.uint8)
+        cells.append(enlarge(mean[None], 2))
+        captions.append(" ".join(motion).strip())
+    write(path, grid(cells, 4, captions, scale=3))
+
+
+def bias(path: Path, d: int = 39) -> None:
+    """Frechet distance of two sets from one Gaussian against their size."""
+    rng, sizes = np.random.default_rng(0), np.array([100, 200, 400, 800, 1600, 3200, 6400])
+    found = [frechet(*rng.normal(size=(2, n, d))) for n in sizes]
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.loglog(sizes, found, "o", label=f"measured, d = {d}")
+    axes.loglog(sizes, (2 * d + d * (d + 1) / 2) / sizes, "-", label="858 / n")
+    axes.set(xlabel="n, clips in each set", ylabel="Frechet distance")
+    axes.set_xticks(sizes, [str(n) for n in sizes], minor=False)
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    plt.close(figure)
+
+
+def damage(path: Path) -> None:
+    """Real clips, mirrored, backwards: what was asked for, and what the oracle saw."""
+    captions = [ask(90, 1, CONFIG)[i] for i in (36, 63)]
+    clips, _ = stage(MovingMNIST(CONFIG, test=True), captions, seed=1)
+    cells, texts = [], []
+    for i in range(len(captions)):
+        for x in (clips, clips[:, :, :, ::-1], clips[:, ::-1]):
+            reading = judge(x, captions, CONFIG).reading
+            cells.append(x[i])
+            texts.append(f"{say(wanted(captions[i]))} / {say(seen(reading, i))}")
+    write_gif(path, grid(cells, 3, texts, scale=4), fps=8)
+
+
+def draw(folder: Path) -> None:
+    """18_aligned.png, 18_frechet.png, 18_damage.gif."""
+    aligned(folder / "18_aligned.png")
+    bias(folder / "18_frechet.png")
+    damage(folder / "18_damage.gif")
