@@ -47,8 +47,7 @@ class Run(Config):
 def parse() -> Run:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(PRESETS), default="tiny")
-    preset = PRESETS[first.parse_known_args()[0].preset]
-    default = Run(**{f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)})
+    default = Run(**vars(PRESETS[first.parse_known_args()[0].preset]))
     return tyro.cli(Annotated[Run, tyro.conf.OmitArgPrefixes], default=default, description=__doc__)
 
 
