@@ -16,11 +16,11 @@ from tinygif.diffusion import (
     coefficients,
     distance,
     loss,
+    pick_step,
     q_sample,
     target,
     to_eps,
     to_x0,
-    training_step,
     weight,
 )
 from tinygif.schedule import SCHEDULES, cosine, linear, rectified, shift, zero_terminal_snr
@@ -54,14 +54,14 @@ laws = st.none() | st.tuples(st.floats(-2, 2), st.floats(0.1, 2))
 
 @given(st.floats(0, 1, exclude_max=True, width=32), st.integers(1, 1000), laws)
 def test_the_step_is_one_of_the_schedule(u, T, law):
-    assert 1 <= int(training_step(jnp.float32(u), T, law)) <= T
+    assert 1 <= int(pick_step(jnp.float32(u), T, law)) <= T
 
 
 def test_every_step_is_met_as_often_as_the_law_says():
     u = (jnp.arange(100_000.0) + 0.5) / 100_000
-    even = np.asarray(jax.vmap(lambda u: training_step(u, 50))(u))
+    even = np.asarray(jax.vmap(lambda u: pick_step(u, 50))(u))
     np.testing.assert_array_equal(np.bincount(even)[1:], 2000)
-    t = np.asarray(jax.vmap(lambda u: training_step(u, 10_000, (0.5, 0.8)))(u))
+    t = np.asarray(jax.vmap(lambda u: pick_step(u, 10_000, (0.5, 0.8)))(u))
     assert (np.diff(t) >= 0).all()
     share = (t - 0.5) / 10_000
     logit = np.log(share / (1 - share))

@@ -121,7 +121,7 @@ def test_several_prompts_make_a_grid(run, here):
 def test_count_makes_several_of_each(run, here, capsys):
     options = ("--checkpoint", run, "--seed", 3, "--count", 2, "--scale", 1)
     assert call("--prompt", ONE, *options, "--out", "two.gif") == 0
-    assert "2 clip" in capsys.readouterr().out
+    assert "2 clip(s) in" in capsys.readouterr().out
     two, _ = read_gif(here / "two.gif")
     clips = tinygif.load(run)([ONE, ONE], seed=3)
     assert two.shape[2] >= 32 and not np.array_equal(clips[0], clips[1])

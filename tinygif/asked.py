@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from tinygif import moving_mnist, oracle
 from tinygif.config import DataConfig
-from tinygif.moving_mnist import COLORS, DIRECTIONS, NAMES, SPEEDS, MovingMNIST, caption, draw
+from tinygif.moving_mnist import COLORS, DIRECTIONS, NAMES, SPEEDS, MovingMNIST, caption
 from tinygif.oracle import Reading
 
 COLUMNS = ("digit", "direction", "speed", "all right")
@@ -72,11 +72,9 @@ def stage(
         layers = []
         for part, (digit, direction, speed) in zip(sentence.split(" and "), wanted(sentence)):
             layer = np.zeros((config.frames, config.size, config.size, config.channels), np.uint8)
-            image = data.images[rng.choice(np.flatnonzero(data.labels == digit))]
-            color = next((COLORS[word] for word in part.split() if word in COLORS), COLORS["white"])
-            paint = np.array(color[: config.channels]) / 255
-            stroke = (image[..., None] * paint).astype(np.uint8)
-            draw(layer, stroke, data._path(rng, direction, speed))
+            i = int(rng.choice(np.flatnonzero(data.labels == digit)))
+            color = next((word for word in part.split() if word in COLORS), "white")
+            data.draw(layer, rng, i, direction, speed, color)
             layers.append(layer)
         ink = np.stack(layers).max(-1) > 80
         clips.append(np.max(layers, 0))

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
@@ -121,7 +120,8 @@ def save(folder: Path, state: TrainState, config: Config, words: list[str]) -> N
 def export(run: Path, path: Path) -> None:
     """A run's averaged weights in half precision, to be passed on: half the size, and no paths."""
     model, config, words, step = load_model(run / MODEL)
-    config = replace(config, data=replace(config.data, mnist_dir=None))
+    data = dataclasses.replace(config.data, mnist_dir=None)
+    config = dataclasses.replace(config, data=data)
     half = jax.tree.map(lambda a: a.astype("float16") if eqx.is_inexact_array(a) else a, model)
     write(path, half, metadata(config, words, step))
 

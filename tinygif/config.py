@@ -37,11 +37,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The U-Net and the text encoder. A level is a resolution; 0 is the largest; those that
-    are named for attention but not there are left out.
+    """The U-Net and the text encoder. A level is a resolution; 0 is the largest.
 
-    Between the way down and the way up, on the smallest images, stands a block with every kind of
-    attention, whatever the levels have.
+    Attention at a level that is not there is left out. Between the way down and the way up, on the
+    smallest images, stands a block with every kind of attention, whatever the levels have.
     """
 
     width: int = 64

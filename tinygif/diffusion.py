@@ -26,7 +26,7 @@ def q_sample(
     return schedule.alpha[t] * x0 + schedule.sigma[t] * eps
 
 
-def training_step(
+def pick_step(
     u: Float[Array, ""], T: int, logit_normal: tuple[float, float] | None = None
 ) -> Int[Array, ""]:
     """The step t in 1, ..., T to train at, for u uniform in [0, 1): rising, even in u.

@@ -104,16 +104,23 @@ class MovingMNIST:
         clip = np.zeros((config.frames, config.size, config.size, config.channels), np.uint8)
         sentences = []
         for _ in range(rng.integers(1, config.digits + 1)):
-            i = rng.integers(len(self.images))
+            i = int(rng.integers(len(self.images)))
             digit, color = int(self.labels[i]), rng.choice(list(COLORS))
             direction = self._direction(rng, digit)
             speed = "" if direction == "still" else rng.choice(list(SPEEDS))
-            paint = np.array(COLORS[color] if config.channels == 3 else [255]) / 255
-            stroke = (self.images[i][..., None] * paint).astype(np.uint8)
-            draw(clip, stroke, self._path(rng, direction, speed))
+            self.draw(clip, rng, i, direction, speed, color)
             named = color if config.channels == 3 else ""
             sentences.append(caption(rng, digit, direction, speed, named))
         return clip, " and ".join(sentences)
+
+    def draw(
+        self, clip: UInt8[np.ndarray, "f h w c"], rng: np.random.Generator, i: int,
+        direction: str, speed: str, color: str = "white",
+    ) -> None:  # fmt: skip
+        """Draw digit number i into a clip, moving as told, from a start drawn at random."""
+        paint = np.array(COLORS[color] if self.config.channels == 3 else [255]) / 255
+        stroke = (self.images[i][..., None] * paint).astype(np.uint8)
+        draw(clip, stroke, self._path(rng, direction, speed))
 
     def with_frames(self, frames: int) -> "MovingMNIST":
         """The same digits in clips of another length."""

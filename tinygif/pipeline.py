@@ -159,8 +159,12 @@ def find(path: str | Path | None = None) -> Path:
     Without a path and without a run it is the model that comes with the package.
     """
     if path is None:
-        own = any(Path("runs").glob(f"*/{MODEL}"))
-        return SHIPPED if SHIPPED.exists() and not own else newest(MODEL)
+        try:
+            return newest(MODEL)
+        except CheckpointError:
+            if SHIPPED.exists():
+                return SHIPPED
+            raise
     path = Path(path)
     file = path / MODEL if path.is_dir() else path
     if not file.exists():

@@ -15,15 +15,16 @@ from jaxtyping import Bool, Float, Int, Int16, Shaped
 from tinygif.moving_mnist import DIRECTIONS, SPEEDS, bounce
 
 CANVAS = 32  # pixels: clips are tracked at this side, whatever their own
+BOX = 16  # pixels: a digit's usual side there
 UNIT = 20  # a stroke in a frame, in whole numbers: 16 bits hold 800 frames
 FAINT = 5  # pixels of stroke in every frame: less than this, in a box of BOX x BOX, is no digit
 TRIES = 3  # motions of a first digit that are tried
-BOX = 16
 
 Light = Float[np.ndarray, "b f h w"]
 """Brightest channel of clips, in [0, 1]."""
 Mask = Bool[np.ndarray, "b f h w"]
 """Pixels of clips that are hidden, or that a digit covers."""
+
 
 class Guesses(NamedTuple):
     """All paths of a box in the canvas."""

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from tinygif.config import Config, TrainConfig
-from tinygif.diffusion import loss, q_sample, training_step
+from tinygif.diffusion import loss, pick_step, q_sample
 from tinygif.gif import to_model
 from tinygif.schedule import Schedule
 from tinygif.unet import TextToGif
@@ -64,7 +64,8 @@ def orthogonalize(g: Float[Array, "out *rest"]) -> Float[Array, "out *rest"]:
     x = g.reshape(len(g), -1)
     x = x.T if x.shape[0] > x.shape[1] else x
     x = x / (jnp.linalg.norm(x) + 1e-7)
-    square, product = x @ x.T, (eye := jnp.eye(len(x)))
+    eye = jnp.eye(len(x))
+    square, product = x @ x.T, eye
     for _ in range(5):  # unrolled: XLA runs several matrices side by side
         z = 3.4445 * eye - 4.7750 * square + 2.0315 * square @ square
         square, product = z @ square @ z, z @ product
@@ -153,7 +154,7 @@ def example_loss(
     start = jax.random.uniform(jax.random.fold_in(key, 0))
     eps_key, drop_key = jax.random.split(jax.random.fold_in(key, 1 + index))
     place = (start + index.astype(jnp.float32) / config.train.batch_size) % 1.0
-    t = training_step(place, schedule.T, config.diffusion.logit_normal)
+    t = pick_step(place, schedule.T, config.diffusion.logit_normal)
 
     x0 = to_model(clip)
     eps = jax.random.normal(eps_key, x0.shape)
