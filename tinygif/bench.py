@@ -1,0 +1,318 @@
+"""How fast is tinygif here, and how far from what the machine can do? Lesson 17.
+
+    python -m tinygif.bench                        # preset tiny: a table, and bench.json
+    python -m tinygif.bench --scaling              # also the cost of frames, side, width, batch
+    python -m tinygif.bench --out new.json --compare old.json
+
+A large matrix product is timed in turn with what is measured: their ratio holds on a noisy machine.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from tinygif import sampler, training
+from tinygif.config import PRESETS, Config
+from tinygif.data import batch, prefetch
+from tinygif.moving_mnist import MovingMNIST
+from tinygif.pipeline import Pipeline
+from tinygif.text import Tokenizer
+
+AXES = {
+    "frames": (8, 16, 32, 64),
+    "size": (32, 64, 128),
+    "width": (32, 64, 128),
+    "batch_size": (4, 8, 16, 32),
+}
+"""What `--scaling` varies, each alone; the batch is 4 but for its own row."""
+Call = Callable[[], Any]
+
+
+# ---- clocks ----------------------------------------------------------------------------------
+
+
+def seconds(call: Call) -> float:
+    """How long a call takes until its arrays are there."""
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - began
+
+
+def in_turn(calls: dict[str, Call], repeat: int) -> dict[str, np.ndarray]:
+    """Seconds of each call, A B A B: what slows one slows the other. A first round warms up."""
+    rounds = [[seconds(call) for call in calls.values()] for _ in range(repeat + 1)]
+    return dict(zip(calls, np.array(rounds[1:]).T))
+
+
+def spread(values: np.ndarray) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = np.percentile(values, (25, 50, 75)).tolist()
+    return {"median": middle, "low": low, "high": high}
+
+
+def product(dtype: str, n: int) -> tuple[Call, float]:
+    """A product of two n x n matrices as a call, and its FLOPs: 2 n^3."""
+    a = jnp.ones((n, n), dtype)
+    f = jax.jit(jnp.matmul)
+    return lambda: f(a, a), 2.0 * n**3
+
+
+def rate(flops: float, times: np.ndarray) -> float:
+    """GFLOP/s at the median time."""
+    return flops / float(np.median(times)) / 1e9
+
+
+@contextlib.contextmanager
+def disk_cache() -> Iterator[None]:
+    """Compiled programs are kept in an empty folder meanwhile, to time cold and warm."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, value in zip(names, (folder, 0.0)):
+            jax.config.update(name, value)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+
+
+def compile_twice(lower: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """The compiled program, and the seconds to trace and compile it without and with a cache."""
+    times = {}
+    for name in ("cold", "from disk"):
+        jax.clear_caches()
+        began = time.perf_counter()
+        program = lower().compile()
+        times[name] = time.perf_counter() - began
+    return program, times
+
+
+# ---- what is timed ---------------------------------------------------------------------------
+
+
+def describe(program: Any, times: dict[str, np.ndarray], flops: float, clips: float) -> dict:
+    """The numbers of a program timed in turn with a matrix product of so many FLOPs.
+
+    clips: how many come out of one call.
+    """
+    own, memory = (
+        float(program.compiled.cost_analysis()["flops"]),
+        program.compiled.memory_analysis(),
+    )
+    share = own / times["program"] / (flops / times["matrix"])
+    return {
+        "ms": spread(1e3 * times["program"]),
+        "clips/s": clips / float(np.median(times["program"])),
+        "GFLOP": own / 1e9,
+        "GFLOP/s": rate(own, times["program"]),
+        "share of matrix rate": spread(share),
+        "MB that stay": memory.argument_size_in_bytes / 1e6,
+        "MB at work": memory.temp_size_in_bytes / 1e6,
+    }
+
+
+def noise(config: Config, words: int) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of clips and token ids without meaning."""
+    data, size = config.data, config.train.batch_size
+    shape = (size, data.frames, data.size, data.size, data.channels)
+    clips = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return clips, np.full((size, config.model.max_tokens), words - 1, np.int32)
+
+
+def inputs(config: Config, some: tuple) -> tuple:
+    """The first argument of `train_step`, as train.py makes it."""
+    static = replace(config, train=replace(config.train, steps=None))
+    return static, config.diffusion.build(), *some, jax.random.key(1), jnp.asarray(1.0)
+
+
+def train_row(config: Config, dataset: MovingMNIST, repeat: int, matrix: tuple) -> dict:
+    """A training step: loss, gradients, optimizer, average; and the wait for clips in a loop."""
+    words = len(dataset.words) + 2
+    state = training.init_state(config, words, key=jax.random.key(0))
+    weights = training.count(state.model)
+    some, state = training.shard(noise(config, words), state)
+    program, compiling = compile_twice(
+        lambda: training.train_step.lower(inputs(config, some), state)
+    )
+
+    def step(some: tuple) -> Any:
+        nonlocal state
+        state, metrics = program(inputs(config, some), state)
+        return metrics
+
+    times = in_turn({"matrix": matrix[0], "program": lambda: step(some)}, repeat)
+    row = describe(program, times, matrix[1], float(config.train.batch_size))
+    waits = waiting(lambda some: step(training.shard(some, None)[0]), config, dataset, repeat + 2)
+    return {"M weights": weights / 1e6, **row, "s to compile": compiling, **waits}
+
+
+def sample_row(config: Config, words: list[str], repeat: int, matrix: tuple[Call, float]) -> dict:
+    """A sampling step of a batch, guided; clips/s are of whole clips, at the default steps."""
+    model = training.init_state(config, len(words) + 2, key=jax.random.key(0)).model
+    pipeline, count = Pipeline(model, config, words), config.train.batch_size
+    denoiser = pipeline.denoiser([words[0]] * count, config.diffusion.guidance, None, None)
+    data = config.data
+    x = jnp.zeros((count, data.frames, data.channels, data.size, data.size))
+    solver, t = sampler.SOLVERS[config.diffusion.solver](), np.int32(config.diffusion.build().T)
+    given = (denoiser, pipeline.schedule, solver, x, x, t, t, np.int32(t // 2), jax.random.key(0))
+    program, compiling = compile_twice(lambda: sampler.step.lower(*given))
+    times = in_turn({"matrix": matrix[0], "program": lambda: program(*given)}, repeat)
+    row = describe(program, times, matrix[1], count / config.diffusion.sample_steps)
+    return {**row, "s to compile": compiling}
+
+
+def waiting(step: Callable, config: Config, dataset: MovingMNIST, steps: int) -> dict[str, float]:
+    """The share of a training loop's time in which it waits for clips."""
+    tokenizer = Tokenizer(dataset.words, config.model.max_tokens)
+
+    def make(step: int) -> tuple[np.ndarray, np.ndarray]:
+        clips, captions = batch(dataset, 0, step, config.train.batch_size)
+        return clips, np.stack([tokenizer.encode(caption) for caption in captions])
+
+    alone = seconds(lambda: make(0)[0])
+    waits, whole, batches = [], [], prefetch(make, range(steps))
+    for _ in range(steps):
+        began = time.perf_counter()
+        some = next(batches)
+        waits.append(time.perf_counter() - began)
+        jax.block_until_ready(step(some))
+        whole.append(time.perf_counter() - began)
+    share = 100 * sum(waits[2:]) / sum(whole[2:])  # the first ones fill the queue
+    return {"ms to make a batch": 1e3 * alone, "% waiting for it": share}
+
+
+def scaling(config: Config, words: int, repeat: int) -> dict[str, dict]:
+    """Milliseconds of loss and gradients when one thing grows, and the exponent that fits them."""
+    rows = {}
+    base = replace(config, train=replace(config.train, batch_size=4, accumulate=1))
+    for axis, values in AXES.items():
+        cells = {}
+        for value in tqdm(values, desc=axis, disable=not sys.stderr.isatty()):
+            now = with_value(base, axis, value)
+            model = training.init_state(now, words, key=jax.random.key(0)).model
+            call = partial(eqx.filter_jit(training.gradients), model, now.diffusion.build(), now)
+            some, key = noise(now, words), jax.random.key(1)
+            times = in_turn({"gradients": partial(call, *some, key)}, repeat)["gradients"]
+            cells[str(value)] = 1e3 * float(np.median(times))
+        rows[axis] = {"ms": cells, "exponent": exponent(values, list(cells.values()))}
+    return rows
+
+
+def with_value(config: Config, axis: str, value: int) -> Config:
+    """The config with one of its fields changed, in whichever part it is."""
+    for part in ("data", "model", "train"):
+        inner = getattr(config, part)
+        if axis in {f.name for f in dataclasses.fields(inner)}:
+            return replace(config, **{part: replace(inner, **{axis: value})})
+    raise ValueError(f"expected a field of data, model or train, got {axis!r}")
+
+
+def exponent(sizes: tuple[int, ...], costs: list[float]) -> float:
+    """p of the power law cost = a size^p, by least squares on logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+
+
+def import_seconds() -> float:
+    """`import tinygif` in a new process, JAX included."""
+    line = "import time; t = time.perf_counter(); import tinygif; print(time.perf_counter() - t)"
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+# ---- the whole, and what is shown ------------------------------------------------------------
+
+
+def measure(config: Config, *, repeat: int, with_scaling: bool) -> dict[str, Any]:
+    """All numbers of a preset on this machine; `show` prints them."""
+    device, on_cpu = jax.devices()[0], jax.default_backend() == "cpu"
+    dataset = MovingMNIST(replace(config.data, mnist_dir="bundled"))
+    kinds = ["float32"] if on_cpu else ["float32", "bfloat16"]
+    matrices = {kind: product(kind, 2048 if on_cpu else 8192) for kind in kinds}
+    rates = {k: rate(flops, in_turn({k: f}, repeat)[k]) for k, (f, flops) in matrices.items()}
+    matrix = matrices["bfloat16" if config.train.bfloat16 and not on_cpu else "float32"]
+    with disk_cache():
+        result = {
+            "device": f"{jax.device_count()} x {device.device_kind}, {os.cpu_count()} cores",
+            "jax": jax.__version__,
+            "preset": config.preset,
+            "matrix GFLOP/s": rates,
+            "training step": train_row(config, dataset, repeat, matrix),
+            "sampling step": sample_row(config, dataset.words, repeat, matrix),
+            "s to import tinygif": import_seconds(),
+        }
+        if stats := device.memory_stats():
+            result["peak MB of the device"] = stats["peak_bytes_in_use"] / 1e6
+        if with_scaling:
+            result["scaling"] = scaling(config, len(dataset.words) + 2, max(3, repeat // 3))
+    return result
+
+
+def flat(tree: dict[str, Any], name: str = "") -> dict[str, Any]:
+    """Nested numbers by their full names."""
+    out = {}
+    for key, value in tree.items():
+        full = f"{name}, {key}" if name else key
+        out |= flat(value, full) if isinstance(value, dict) else {full: value}
+    return out
+
+
+def show(result: dict[str, Any], other: dict[str, Any] | None = None) -> str:
+    """A table: a number a line; beside another result with the ratio of the two."""
+    lines, before = [], flat(other or {})
+    for name, value in flat(result).items():
+        number = isinstance(value, float)
+        row = f"{name:48}{value:12.4g}" if number else f"{name:48}{value!s:>12}"
+        if name in before:
+            then = before[name]
+            row += f"{then:12.4g}   x{value / then:.2f}" if number and then else f"   {then}"
+        lines.append(row)
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How fast is tinygif on this machine, beside a large matrix product?"""
+
+    preset: Literal["tiny", "small", "base"] = "tiny"
+    repeat: int = 15
+    """How often each thing is timed."""
+    scaling: bool = False
+    """Also the cost of more frames, pixels, channels and clips."""
+    compare: Path | None = None
+    """An earlier result to set beside this one."""
+    out: Path = Path("bench.json")
+
+
+def main(options: Options) -> None:
+    if options.repeat < 1:
+        raise ValueError(f"expected --repeat of at least 1, got {options.repeat}")
+    other = None if options.compare is None else json.loads(options.compare.read_text())
+    result = measure(PRESETS[options.preset], repeat=options.repeat, with_scaling=options.scaling)
+    options.out.write_text(json.dumps(result, indent=1))
+    print(show(result, other), f"\nwrote {options.out}", sep="\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except (ValueError, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        sys.exit(2)
