@@ -1,6 +1,7 @@
 """The benchmark measures what it says, on the smallest config; no test looks at a time."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -97,3 +98,11 @@ def test_import_is_timed_in_a_new_process():
 def test_help():
     done = subprocess.run([sys.executable, "-m", "tinygif.bench", "--help"], capture_output=True)
     assert done.returncode == 0 and b"--scaling" in done.stdout
+
+
+def test_flags_for_the_cpu_leave_the_last_word_to_the_user():
+    line = "import tinygif, jax, os; jax.devices(); print(os.environ['XLA_FLAGS'])"
+    flags = "--xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, env=environment)
+    assert done.returncode == 0 and done.stdout.decode().strip().endswith(flags)

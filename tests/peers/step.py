@@ -1,0 +1,161 @@
+"""The same architecture dimensions for both: a training step and a denoising step, A B A B.
+
+    pip install torch video-diffusion-pytorch      # named here only: no dependency of tinygif's
+    python tests/peers/step.py --repeat 5 --out step.json
+
+tinygif's preset `base` against `Unet3D` of video-diffusion-pytorch, at the peer's width,
+multipliers, frames, pixels and batch; on the GPU where both see one (then in bfloat16), else on the
+same cores in float32. Ratios are taken pair by pair and are above 1 where tinygif is faster.
+Memory is what a training step holds beside weights, gradients, optimizer and average: tinygif's by
+the compiled program, the peer's the tensors that its forward pass saves (on a GPU, its peak).
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import torch
+from video_diffusion_pytorch import GaussianDiffusion, Unet3D
+
+from tinygif import bench, sampler, training
+from tinygif.config import BASE, Config, DataConfig
+from tinygif.pipeline import Pipeline
+
+SHAPES = {
+    "width 64, 5 frames of 3x32x32, batch 2": (64, 5, 3, 2),
+    "width 32, 16 frames of 1x32x32, batch 8": (32, 16, 1, 8),
+}
+WORDS = [f"word{i}" for i in range(60)]
+GUIDANCE = 2.0
+CUDA = torch.cuda.is_available() and jax.default_backend() == "gpu"
+DEVICE = "cuda" if CUDA else "cpu"
+
+
+class Ours:
+    """Preset base at the peer's dimensions."""
+
+    def __init__(self, width: int, frames: int, channels: int, size: int):
+        self.config = config = replace(
+            Config(),
+            data=DataConfig(size=32, frames=frames, channels=channels),
+            model=replace(BASE.model, width=width, time_patch=1),
+            diffusion=replace(BASE.diffusion, guidance=GUIDANCE),
+            train=replace(BASE.train, batch_size=size, bfloat16=CUDA),
+        )
+        self.state = training.init_state(config, len(WORDS) + 2, key=jax.random.key(0))
+        self.weights = training.count(self.state.model)
+        self.inputs = bench.inputs(config, bench.noise(config, len(WORDS) + 2))
+        self.model = jax.tree.map(training.copy, self.state.model)
+        self.program = training.train_step.lower(self.inputs, self.state).compile()
+
+    def train(self) -> jax.Array:
+        self.state, metrics = self.program(self.inputs, self.state)
+        return metrics["loss"]
+
+    def denoise(self) -> jax.Array:
+        pipeline, data = Pipeline(self.model, self.config, WORDS), self.config.data
+        count, T = self.config.train.batch_size, pipeline.schedule.T
+        denoiser = pipeline.denoiser([WORDS[0]] * count, GUIDANCE, None, None)
+        x = np.zeros((count, data.frames, data.channels, data.size, data.size), np.float32)
+        t, s = np.int32(T), np.int32(T // 2)
+        key = jax.random.key(0)
+        return sampler.step(denoiser, pipeline.schedule, sampler.DDPM(), x, x, t, t, s, key)[0]
+
+    def memory(self) -> float:
+        """Megabytes of a training step, less the gradients."""
+        return self.program.compiled.memory_analysis().temp_size_in_bytes / 1e6 - (
+            4e-6 * self.weights
+        )
+
+
+class Peer:
+    """Its U-Net and diffusion, with Adam as its trainer has it."""
+
+    def __init__(self, width: int, frames: int, channels: int, size: int, *, compiled: bool):
+        torch.manual_seed(0)
+        unet = Unet3D(dim=width, channels=channels, cond_dim=64).to(DEVICE)
+        self.weights = sum(p.numel() for p in unet.parameters())
+        self.diffusion = GaussianDiffusion(
+            unet, image_size=32, num_frames=frames, channels=channels, timesteps=1000
+        ).to(DEVICE)
+        self.adam = torch.optim.Adam(self.diffusion.parameters(), lr=1e-4)
+        self.video = torch.rand(size, channels, frames, 32, 32, device=DEVICE)
+        self.cond = torch.rand(size, 64, device=DEVICE)
+        self.mixed = partial(torch.autocast, DEVICE, dtype=torch.bfloat16, enabled=CUDA)
+        if compiled:
+            unet.compile()
+
+    def loss(self) -> torch.Tensor:
+        with self.mixed():
+            return self.diffusion(self.video, cond=self.cond)
+
+    def train(self) -> float:
+        loss = self.loss()
+        self.adam.zero_grad()
+        loss.backward()
+        self.adam.step()
+        return loss.item()
+
+    @torch.inference_mode()
+    def denoise(self) -> float:
+        t = torch.full((len(self.video),), 500, device=DEVICE)
+        with self.mixed():
+            x = self.diffusion.p_sample(self.video, t, cond=self.cond, cond_scale=GUIDANCE)
+        return x.mean().item()
+
+    def memory(self) -> float:
+        """Megabytes that the forward pass saves, or the GPU's peak less what stays."""
+        if CUDA:
+            torch.cuda.reset_peak_memory_stats()
+            self.train()
+            return torch.cuda.max_memory_allocated() / 1e6 - 16e-6 * self.weights
+        own = {p.untyped_storage().data_ptr() for p in self.diffusion.parameters()}
+        kept = {}
+
+        def pack(x: torch.Tensor) -> torch.Tensor:
+            kept[x.untyped_storage().data_ptr()] = (x.untyped_storage().nbytes(), x)
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            loss = self.loss()
+        del loss
+        return sum(size for place, (size, _) in kept.items() if place not in own) / 1e6
+
+
+def compare(name: str, shape: tuple, repeat: int, compiled: bool) -> dict:
+    """Seconds of both in turn, ratios pair by pair, megabytes."""
+    ours, peers = Ours(*shape), {"eager": Peer(*shape, compiled=False)}
+    if compiled:
+        peers["torch.compile"] = Peer(*shape, compiled=True)
+    row = {"weights": {"tinygif": ours.weights, "peer": peers["eager"].weights}}
+    for what in ("train", "denoise"):
+        calls: dict[str, Callable] = {"tinygif": getattr(ours, what)}
+        calls |= {kind: getattr(peer, what) for kind, peer in peers.items()}
+        times = bench.in_turn(calls, repeat)
+        row[what] = {kind: bench.spread(1e3 * value) for kind, value in times.items()}
+        for kind in peers:
+            row[what][f"ratio, {kind}"] = bench.spread(times[kind] / times["tinygif"])
+    row["MB"] = {"tinygif": ours.memory(), "peer": peers["eager"].memory()}
+    return {name: row}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--compiled", action="store_true", help="torch.compile as well: minutes")
+    parser.add_argument("--out", type=Path, default=Path("step.json"))
+    args = parser.parse_args()
+    result = {"device": f"{DEVICE}, {torch.get_num_threads()} threads of PyTorch"}
+    for name, shape in SHAPES.items():
+        result |= compare(name, shape, args.repeat, args.compiled)
+        args.out.write_text(json.dumps(result, indent=1))
+    print(bench.show(result), f"\nwrote {args.out}", sep="\n")
+
+
+if __name__ == "__main__":
+    main()
