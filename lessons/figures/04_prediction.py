@@ -1,7 +1,5 @@
 """Figures of lesson 04, drawn by the networks that its own blocks train."""
 
-import contextlib
-import tempfile
 from pathlib import Path
 
 import matplotlib
@@ -10,20 +8,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from lessons.conftest import blocks  # noqa: E402
+from lessons.conftest import run_lesson  # noqa: E402
 from tinygif.gif import grid, to_clip, write_gif  # noqa: E402
 
 LESSON = Path(__file__).parent.parent / "04_prediction.md"
-
-
-def run_lesson() -> dict:
-    """The names that the lesson's blocks leave behind."""
-    names = {}
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        for _, info, code in blocks(LESSON.read_text()):
-            if info == "python":
-                exec(code, names)
-    return names
 
 
 def rows(path: Path, made: dict[str, np.ndarray]) -> None:
@@ -50,7 +38,7 @@ def weights(path: Path, snr: np.ndarray) -> None:
 
 def draw(folder: Path) -> None:
     """04_trained.gif, 04_weights.png, 04_weighed.gif."""
-    names = run_lesson()
+    names = run_lesson(LESSON)
     rows(folder / "04_trained.gif", names["made"])
     rows(folder / "04_weighed.gif", {"SNR": names["heavy"], "min-SNR": names["capped"],
                                      "x0 as v": names["mixed"]})
