@@ -37,17 +37,17 @@ def orders(path: Path) -> None:
         run = trajectory(two, SCHEDULE, some, key=KEY, solver=solver, steps=steps)
         return np.asarray(list(islice(run, steps // 2))[-1][0])
 
-    truth, steps = halfway(DPMSolver(), 1000), np.array([10, 20, 40, 100, 200])
+    truth, steps = halfway(DPMSolver(), 1000), (10, 20, 40, 100, 200)
     figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
     rows = {"DDIM": (DDIM(), "C0o-"), "2M": (DPMSolver(), "C2s-"),
             "2M, the half forgotten": (careless, "C3^--")}
     for name, (solver, style) in rows.items():
         error = [np.abs(halfway(solver, n) - truth).max() for n in steps]
         axes.loglog(steps, error, style, label=name)
-    for order, at in ((1, 0.6), (2, 0.6)):
-        axes.loglog(steps, at * steps**-float(order), color="gray", lw=0.8, ls=":")
-        axes.text(steps[-1] * 1.05, at * steps[-1] ** -float(order), f"order {order}",
-                  color="gray", va="center")
+    for order in (1, 2):
+        line = [0.6 * n**-order for n in steps]
+        axes.loglog(steps, line, color="gray", lw=0.8, ls=":")
+        axes.text(210, line[-1], f"order {order}", color="gray", va="center")
     axes.set(xlabel="steps from T to 0", ylabel="largest error at t = T / 2", xlim=(9, 290))
     axes.set_xticks(steps, [str(n) for n in steps])
     axes.minorticks_off()
