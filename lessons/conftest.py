@@ -35,8 +35,11 @@ def quote_differs(name: str, code: str) -> str:
                                           "the lesson", name, lineterm=""))
 
 
-def run_lesson(path: Path) -> None:
-    """Run every python block of a lesson; errors carry the lesson's own line numbers."""
+def run_lesson(path: Path) -> dict:
+    """Run every python block of a lesson and return the names these leave behind.
+
+    Errors carry the lesson's own line numbers.
+    """
     namespace = {"__name__": path.stem}
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for line, info, code in blocks(path.read_text()):
@@ -52,6 +55,7 @@ def run_lesson(path: Path) -> None:
                                  f"quote=NAME, got {mark!r}: remove it")
             else:
                 exec(compile("\n" * line + code, str(path), "exec"), namespace)
+    return namespace
 
 
 class Lesson(pytest.Item):

@@ -1,0 +1,96 @@
+"""Figures of lesson 12."""
+
+from itertools import islice
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+from tinygif.exact import ExactDenoiser  # noqa: E402
+from tinygif.gif import grid, to_clip, to_model, write_gif  # noqa: E402
+from tinygif.moving_mnist import bundled_digits, resize  # noqa: E402
+from tinygif.sampler import DDIM, DDPM, DPMSolver, sample, trajectory  # noqa: E402
+from tinygif.schedule import linear  # noqa: E402
+
+SCHEDULE = linear(1000)
+KEY = jax.random.key(0)
+
+
+def careless(schedule, x_t, x0, before, u, t, s, z):
+    """The broken 2M of the lesson: a whole step ahead instead of half a step."""
+    lam = schedule.log_snr / 2
+    k = jnp.where(u > t, (lam[s] - lam[t]) / (lam[t] - lam[u]), 0.0)
+    return DDIM()(schedule, x_t, x0 + k * (x0 - before), before, u, t, s, z)
+
+
+def orders(path: Path) -> None:
+    """Error at T / 2 against the number of steps, data {-1, +1}."""
+    two = ExactDenoiser(SCHEDULE, jnp.array([[-1.0], [1.0]]))
+    some = jnp.linspace(-2, 2, 9)[:, None]
+
+    def halfway(solver, steps: int) -> np.ndarray:
+        run = trajectory(two, SCHEDULE, some, key=KEY, solver=solver, steps=steps)
+        return np.asarray(list(islice(run, steps // 2))[-1][0])
+
+    truth, steps = halfway(DPMSolver(), 1000), (10, 20, 40, 100, 200)
+    figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    rows = {"DDIM": (DDIM(), "C0o-"), "2M": (DPMSolver(), "C2s-"),
+            "2M, the half forgotten": (careless, "C3^--")}
+    for name, (solver, style) in rows.items():
+        error = [np.abs(halfway(solver, n) - truth).max() for n in steps]
+        axes.loglog(steps, error, style, label=name)
+    for order in (1, 2):
+        line = [0.6 * n**-order for n in steps]
+        axes.loglog(steps, line, color="gray", lw=0.8, ls=":")
+        axes.text(210, line[-1], f"order {order}", color="gray", va="center")
+    axes.set(xlabel="steps from T to 0", ylabel="largest error at t = T / 2", xlim=(9, 290))
+    axes.set_xticks(steps, [str(n) for n in steps])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    plt.close(figure)
+
+
+def drifting_digits(n: int = 64) -> jax.Array:
+    """The clips of the lesson, (n, f, c, h, w)."""
+    rng = np.random.default_rng(0)
+    clips = np.zeros((n, 16, 32, 32, 1), np.uint8)
+    digits = resize(bundled_digits(test=False)[0][:n], 16)
+    for clip, digit in zip(clips, digits, strict=True):
+        start, speed = rng.integers(0, 17, 2), rng.integers(-1, 2, 2)
+        for f, frame in enumerate(clip):
+            row, column = 16 - abs((start + speed * f) % 32 - 16)
+            frame[row : row + 16, column : column + 16, 0] = digit
+    return to_model(clips)
+
+
+def draw(folder: Path) -> None:
+    """12_order.png, 12_steps.gif, 12_dice.gif."""
+    orders(folder / "12_order.png")
+    exact = ExactDenoiser(SCHEDULE, drifting_digits())
+    shape = (32, *exact.data.shape[1:])
+    noise = np.random.default_rng(0).standard_normal(shape, np.float32)[[20, 29]]
+
+    def make(solver, steps: int, key: int = 0) -> np.ndarray:
+        key = jax.random.key(key)
+        return to_clip(sample(exact, SCHEDULE, jnp.asarray(noise), key=key, solver=solver,
+                              steps=steps))
+
+    steps, solvers = (2, 4, 8, 20, 100), {"DDIM": DDIM(), "2M": DPMSolver()}
+    cells, captions = [], []
+    for i in range(len(noise)):
+        for name, solver in solvers.items():
+            cells += [make(solver, n)[i] for n in steps]
+            captions += [f"{name}, {n} steps" for n in steps]
+    write_gif(folder / "12_steps.gif", grid(cells, len(steps), captions, scale=2), fps=8)
+
+    solvers = {"DDIM": DDIM(), "DDPM": DDPM()}
+    cells = [make(solver, 20, key)[0] for solver in solvers.values() for key in range(4)]
+    captions = [f"{name}, key {key}" for name in solvers for key in range(4)]
+    write_gif(folder / "12_dice.gif", grid(cells, 4, captions, scale=2), fps=8)
