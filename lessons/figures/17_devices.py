@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tinygif.exact import ExactDenoiser
 from tinygif.gif import grid, to_clip, write_gif
 from tinygif.schedule import cosine
+from tinygif.training import shard
 
 
 def squares() -> np.ndarray:
@@ -21,15 +20,11 @@ def squares() -> np.ndarray:
 
 
 def draw(folder: Path) -> None:
-    """17_devices.gif: on as many devices as there are, up to eight."""
-    schedule, devices = cosine(1000), jax.devices()[:8]
-    mesh = Mesh(np.array(devices[: 8 if len(devices) == 8 else 1]), ("data",))
+    """17_devices.gif; the clips are the same however many devices share the work."""
+    schedule = cosine(1000)
     noise = np.random.default_rng(1).standard_normal((8, 8, 8, 8), np.float32)
-    x = jax.device_put(noise, NamedSharding(mesh, PartitionSpec("data")))
-    guess = eqx.filter_jit(ExactDenoiser(schedule, jnp.asarray(squares())))
-    denoiser_on_all = jax.device_put(eqx.filter(guess, eqx.is_array), NamedSharding(
-        mesh, PartitionSpec()))  # fmt: skip
-    guess = eqx.combine(denoiser_on_all, guess)
+    x, denoiser = shard(noise, ExactDenoiser(schedule, jnp.asarray(squares())))
+    guess = eqx.filter_jit(denoiser)
     times = np.linspace(1000, 0, 21).astype(np.int32)
     for t, s in zip(times, times[1:]):
         clip = guess(x, t)
