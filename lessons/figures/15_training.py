@@ -30,7 +30,7 @@ def history(steps: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
     @eqx.filter_jit
     def step(model, ema, plain, memory, clips, number):
-        grads = jax.grad(lambda model: jnp.mean((model - clips) ** 2))(model)
+        grads = jax.grad(lambda model: jnp.mean((model[None] - clips) ** 2))(model)
         updates, memory = optimizer.update(grads, memory, model)
         model = model + updates
         return (model, average(ema, model, number, CONFIG.ema),
