@@ -7,6 +7,7 @@ Its ```python blocks run in order in one namespace, inside a temporary folder. A
 import contextlib
 import difflib
 import inspect
+import os
 import pkgutil
 import re
 import tempfile
@@ -14,7 +15,12 @@ import textwrap
 import traceback
 from pathlib import Path
 
-import pytest
+os.environ["XLA_FLAGS"] = (  # lesson 17 wants 8 devices; JAX reads it when it first looks for some
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 
 def blocks(text: str) -> list[tuple[int, str, str]]:
@@ -41,7 +47,11 @@ def run_lesson(path: Path) -> dict:
     Errors carry the lesson's own line numbers.
     """
     namespace = {"__name__": path.stem}
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+    with (
+        tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder),
+        # what tests/conftest.py makes strict is not so for a reader
+        jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"),
+    ):  # fmt: skip
         for line, info, code in blocks(path.read_text()):
             language, _, mark = info.partition(" ")
             if language != "python":

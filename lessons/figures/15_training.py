@@ -1,0 +1,55 @@
+"""Figures of lesson 15."""
+
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tinygif.config import TrainConfig
+from tinygif.gif import grid, to_clip, write_gif
+from tinygif.training import average, make_optimizer
+
+CONFIG = TrainConfig(learning_rate=0.2, weight_decay=0.0, ema=0.99)
+
+
+def square() -> np.ndarray:
+    """The clip that the weights of the lesson should become, (f, h, w)."""
+    line = lambda at: (np.arange(8) - at) % 8 < 3  # noqa: E731
+    frames = [line(2)[:, None] & line(at)[None, :] for at in range(8)]
+    return np.where(np.stack(frames), 1, -1).astype(np.float32)
+
+
+def history(steps: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Weights, their average, and the average by the plain rule, after every step."""
+    optimizer, truth = make_optimizer(CONFIG), square()
+    model = jnp.asarray(np.random.default_rng(1).standard_normal(truth.shape, np.float32))
+    ema = plain = model
+    memory = optimizer.init(model)
+
+    @eqx.filter_jit
+    def step(model, ema, plain, memory, clips, number):
+        grads = jax.grad(lambda model: jnp.mean((model[None] - clips) ** 2))(model)
+        updates, memory = optimizer.update(grads, memory, model)
+        model = model + updates
+        return (model, average(ema, model, number, CONFIG.ema),
+                CONFIG.ema * plain + (1 - CONFIG.ema) * model, memory)  # fmt: skip
+
+    out = []
+    with jax.numpy_dtype_promotion("standard"):
+        for number in range(steps):
+            rng = np.random.default_rng([0, number])
+            clips = truth + 2 * rng.standard_normal((4, *truth.shape), np.float32)
+            model, ema, plain, memory = step(model, ema, plain, memory, clips, jnp.int32(number))
+            out.append((model, ema, plain))
+    return out
+
+
+def draw(folder: Path) -> None:
+    """15_average.gif: every fourth of 256 steps."""
+    kept = history(256)[::4]
+    clips = [np.stack([to_clip(np.asarray(row[i])[k % 8][None, None]) for k, row in
+                       enumerate(kept)])[:, 0] // 36 * 36 for i in range(3)]  # fmt: skip
+    captions = ["weights", "their average", "average, plain rule"]
+    write_gif(folder / "15_average.gif", grid(clips, 3, captions, scale=12), fps=8)
