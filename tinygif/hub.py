@@ -67,7 +67,8 @@ def fetch(name: str, revision: str) -> Path:
         raise TowerError(
             f"expected {wanted}, got nothing in {constants.HF_HUB_CACHE} and no connection to "
             f"{constants.ENDPOINT}. On a connected machine: hf download {name} {' '.join(FILES)} "
-            f"--revision {revision}; then copy that folder here. Or train with --text words."
+            f"--revision {revision}; then copy it from that cache to the one here. Or train with "
+            "--text words."
         )
     try:
         folder = Path(get())
