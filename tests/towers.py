@@ -13,7 +13,7 @@ from tinygif.moving_mnist import WORDS
 
 TEXT = dict(
     hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=3,
-    max_position_embeddings=24, vocab_size=320, layer_norm_eps=1e-5,
+    max_position_embeddings=21, vocab_size=320, layer_norm_eps=1e-5,
 )  # fmt: skip
 IMAGE = dict(
     hidden_size=30, intermediate_size=44, num_hidden_layers=2, num_attention_heads=5,

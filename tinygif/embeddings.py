@@ -36,6 +36,8 @@ BATCH, GRAIN = 16, 8
 """Prompts encoded at once; their lengths are rounded up to a multiple of GRAIN tokens."""
 ROOM = 4 * 2**30
 """Bytes that the cache of one tower may take; what comes later is encoded whenever it is asked."""
+MOST = 10**6
+"""Prompts whose ids are kept in memory."""
 FEWEST = 256
 """A vocabulary below this is no tokenizer, but what is made up where its files are missing."""
 
@@ -83,9 +85,9 @@ class Embeddings:
     def __init__(self, config: ModelConfig):
         self.folder, self.name, revision = find(config.text, config.text_revision)
         sizes = text_sizes(read_config(self.folder), self.folder)
-        self.config, self.max_tokens = config, config.max_tokens
+        self.config, self.places = config, sizes["max_position_embeddings"]
         self.tokenizer = load_tokenizer(self.folder, sizes["vocab_size"])
-        self.tokenizer.enable_truncation(min(config.max_tokens, sizes["max_position_embeddings"]))
+        self.tokenizer.enable_truncation(min(config.max_tokens, self.places))
         name = f"{Path(self.name).name}-{revision[:16]}-{config.text_pool}"
         self.store = Store(cache_dir() / "text" / name)
         self.known: dict[str, Ids] = {}
@@ -97,35 +99,34 @@ class Embeddings:
 
     def batch(self, prompts: Sequence[str | None]) -> Text:
         """Prompts as arrays, padded to `max_tokens`; None, the null prompt, has no token at all."""
-        fresh = {}
-        for keys, rows in self.encoded(prompt for prompt in prompts if prompt is not None):
-            self.store.add(keys, rows)
-            fresh.update(zip(keys, rows))
-        (d, d_pooled), b = self.config.text_dims, len(prompts)
-        states, pooled = np.zeros((b, self.max_tokens, d), np.float32), np.zeros((b, d_pooled))
-        mask = np.zeros((b, self.max_tokens), bool)
-        for i, prompt in enumerate(prompts):
-            if prompt is not None:
-                ids = self.known[prompt]
-                n = len(ids)
-                row = fresh[ids] if ids in fresh else self.store[ids]
+        ids, fresh = self.ids(prompts), {}
+        for some, rows in self.encoded(ids):
+            self.store.add(some, rows)
+            fresh.update(zip(some, rows))
+        (d, d_pooled), shape = self.config.text_dims, (len(prompts), self.config.max_tokens)
+        states, pooled = np.zeros((*shape, d), "f4"), np.zeros((len(prompts), d_pooled), "f4")
+        mask = np.zeros(shape, bool)
+        for i, key in enumerate(ids):
+            if key:
+                n, row = len(key), fresh[key] if key in fresh else self.store[key]
                 states[i, :n], pooled[i], mask[i, :n] = row[: n * d].reshape(n, d), row[n * d :], 1
-        return Text(states, pooled.astype(np.float32), mask)
+        return Text(states, pooled, mask)
 
     def learn(self, prompts: Iterable[str]) -> None:
         """Put prompts into the cache, as far as there is room. A kill loses one batch."""
-        for keys, rows in self.encoded(prompts):
-            if not self.store.add(keys, rows):
+        for some, rows in self.encoded(self.ids(prompts)):
+            if not self.store.add(some, rows):
                 return
 
-    def encoded(self, prompts: Iterable[str]) -> Iterator[tuple[list[Ids], list[Row]]]:
-        """Ids and rows of the prompts that are not in the cache, a batch at a time."""
+    def encoded(self, ids: Iterable[Ids]) -> Iterator[tuple[list[Ids], list[Row]]]:
+        """The rows of prompts that are not in the cache, a batch at a time."""
         from tqdm import tqdm
 
         groups: dict[int, list[Ids]] = {}
-        for ids in dict.fromkeys(self.ids(list(prompts))):
-            if ids not in self.store:
-                groups.setdefault(-(-len(ids) // GRAIN) * GRAIN, []).append(ids)
+        for key in dict.fromkeys(ids):
+            if key and key not in self.store:
+                n = min(-(-len(key) // GRAIN) * GRAIN, self.places)
+                groups.setdefault(n, []).append(key)
         total = sum(map(len, groups.values()))
         with tqdm(total=total, desc=f"{Path(self.name).name} reads captions", unit="caption",
                   disable=total <= 4 * BATCH) as bar:  # fmt: skip
@@ -135,11 +136,13 @@ class Embeddings:
                     yield some, encode(self.tower, self.config.text_pool, some, n)
                     bar.update(len(some))
 
-    def ids(self, prompts: Sequence[str]) -> list[Ids]:
-        """Token ids of prompts; says what it had to cut."""
-        cut = []
+    def ids(self, prompts: Iterable[str | None]) -> list[Ids]:
+        """Token ids of prompts, none for the null prompt; says what it had to cut."""
+        cut, found = [], []
+        if len(self.known) > MOST:
+            self.known.clear()
         for prompt in prompts:
-            if prompt not in self.known:
+            if prompt is not None and prompt not in self.known:
                 if not prompt.strip():
                     raise PromptError(f"the prompt {prompt!r} has no words; write a sentence")
                 read = self.tokenizer.encode(prompt)
@@ -147,11 +150,12 @@ class Embeddings:
                     end = max(stop for _, stop in read.offsets)
                     cut.append(f"{prompt[:end]!r}, without {prompt[end:]!r}")
                 self.known[prompt] = tuple(read.ids)
+            found.append(() if prompt is None else self.known[prompt])
         if cut:
             most = self.tokenizer.truncation["max_length"]
             print(f"{len(cut)} prompt(s) were cut to {most} tokens (--max-tokens of train.py may "
                   f"raise that): {'; '.join(cut[:3])}", file=sys.stderr)  # fmt: skip
-        return [self.known[prompt] for prompt in prompts]
+        return found
 
 
 def load_tokenizer(folder: Path, words: int):
@@ -205,8 +209,8 @@ def read(
 class Store:
     """Rows of floats by key, in a memory-mapped file that only grows.
 
-    An index says where each row starts, a line of JSON for each, written after the row itself: what
-    a kill leaves half written is never found. Several processes may add at once.
+    An index says where each row starts, a line of JSON for each, written when the row is on disk:
+    what a kill leaves half written is never found. Several processes may add at once.
     """
 
     def __init__(self, folder: Path):
@@ -265,4 +269,6 @@ def append(path: Path, data: bytes, room: int | None = None) -> int | None:
             return None
         if file.write(bytes(torn) + data) < torn + len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return file.tell()
+        end = file.tell()
+        os.fsync(file.fileno())
+        return end
