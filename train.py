@@ -29,7 +29,6 @@ from tinygif.embeddings import reader, settle
 from tinygif.gif import grid, write_gif
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.pipeline import Pipeline
-from tinygif.text import Prompt
 
 
 @dataclass(frozen=True)
@@ -135,30 +134,29 @@ def fit_steps(config: Config, inputs: tuple, state: training.TrainState, began: 
 def train(folder: Path, state: training.TrainState, config: Config, dataset: MovingMNIST) -> None:
     began, first, options = time.time(), int(state.step), config.train
     texts = reader(config.model, dataset.words, dataset.captions)
-    schedule = config.diffusion.build()
-    key = jax.random.key(options.seed + 1)
+    schedule, key = config.diffusion.build(), jax.random.key(options.seed + 1)
 
-    def make(step: int) -> tuple[np.ndarray, Prompt]:
+    def make(step: int) -> tuple:
         now = config.at(step)
         some = dataset.with_frames(now.data.frames)
         clips, captions = batch(some, options.seed, step, now.train.batch_size)
         return clips, texts.batch(captions)
 
-    def inputs(step: int, clips: jax.Array, prompts: Prompt, rate: float) -> tuple:
+    def inputs(step: int, made: tuple, rate: float) -> tuple:
         now = config.at(step)
         static = replace(now, train=replace(now.train, steps=None))  # one program, however long
-        return static, schedule, clips, prompts, key, jnp.asarray(rate, jnp.float32)
+        return static, schedule, *made, key, jnp.asarray(rate, jnp.float32)
 
     if options.steps is None:
         some, state = training.shard(make(first), state)
-        options = replace(options, steps=fit_steps(config, inputs(first, *some, 1.0), state, began))
+        options = replace(options, steps=fit_steps(config, inputs(first, some, 1.0), state, began))
         config = replace(config, train=options)
     bar = tqdm(total=options.steps, initial=first, unit="step", dynamic_ncols=True, mininterval=0.5)
     log, losses, pending = open(folder / "log.jsonl", "a"), [], None
     for step, made in enumerate(prefetch(make, range(first, options.steps)), first):
         rate = training.learning_rate_at(options, step)
-        (clips, prompts), state = training.shard(made, state)
-        state, metrics = training.train_step(inputs(step, clips, prompts, rate), state)
+        made, state = training.shard(made, state)
+        state, metrics = training.train_step(inputs(step, made, rate), state)
         if pending is not None:  # read the step before while this one runs
             losses.append(training.finite(pending, step - 1))
         pending, done = metrics, step + 1

@@ -68,7 +68,7 @@ def test_a_batch_is_what_the_tower_says(config):
     assert got.mask.sum(1).tolist() == [6, 0, 4]
     assert not got.states[1].any() and not got.pooled[1].any()
     ids = np.array(texts.tokenizer.encode(PROMPTS[0]).ids, np.int32)
-    wanted = texts.tower(ids, np.ones(6, bool))
+    wanted = eqx.filter_jit(texts.tower)(ids, np.ones(6, bool))
     np.testing.assert_allclose(got.states[0, :6], wanted.states, atol=1e-5)
     np.testing.assert_allclose(got.pooled[0], wanted.pooled, atol=1e-5)
     assert not got.states[0, 6:].any()

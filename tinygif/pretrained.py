@@ -157,7 +157,8 @@ def pooled(
 ) -> Text:
     """The states without padding, and their mean or the `one` token that stands for all."""
     x = jnp.where(mask[:, None], x, 0)
-    return Text(x, x.sum(axis=0) / mask.sum() if pool == "mean" else one, mask)
+    mean = x.sum(axis=0) / mask.sum().astype(x.dtype)
+    return Text(x, mean if pool == "mean" else one, mask)
 
 
 # ---- sizes and names -------------------------------------------------------------------------
