@@ -255,20 +255,11 @@ def test_odd_small_sizes_agree_with_pytorch(tmp_path, kind, act, d, heads, depth
     compare(towers.write(tmp_path, config), config, *sentences(4, 11, 320))
 
 
-FULL = dict(hidden_size=512, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=8,
-            max_position_embeddings=77, vocab_size=49408, hidden_act="quick_gelu",
-            layer_norm_eps=1e-5, eos_token_id=49407)  # fmt: skip
-BASE = dict(model_type="bert", hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
-            num_attention_heads=12, max_position_embeddings=512, vocab_size=28996,
-            hidden_act="gelu", layer_norm_eps=1e-12, type_vocab_size=2)  # fmt: skip
-
-
 @kinds
 def test_full_size_agrees_with_pytorch(tmp_path, kind):
     pytest.importorskip("torch")
-    clip = dict(towers.CLIP, projection_dim=512, text_config=FULL)
-    config, n = (clip, 77) if kind == "clip" else (BASE, 40)
-    compare(towers.write(tmp_path, config), config, *sentences(3, n, 28996 + 20412 * (n == 77)))
+    config, words, n = (towers.VIT_B_32, 49408, 77) if kind == "clip" else (towers.BASE, 28996, 40)
+    compare(towers.write(tmp_path, config), config, *sentences(3, n, words))
     (tmp_path / "model.safetensors").unlink()
 
 

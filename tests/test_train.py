@@ -132,7 +132,7 @@ def test_every_field_of_the_config_is_a_flag(finished):
 
 
 def test_a_run_on_top_of_a_tower_keeps_its_name_and_reads_any_words(tmp_path, monkeypatch):
-    """And goes on, and samples, without reading a caption again."""
+    """And samples without reading a caption again."""
     tower = towers.write(tmp_path / "bert", towers.BERT)
     monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path / "cache"))
     words = [*flags(ADAMW), "--text", tower, "--steps", "4", "--save-every", "2"]
@@ -140,9 +140,7 @@ def test_a_run_on_top_of_a_tower_keeps_its_name_and_reads_any_words(tmp_path, mo
     _, config, _, step = checkpoint.load_model(tmp_path / "run" / MODEL)
     assert step == 4 and config.model.text == str(tower.resolve())
     assert (config.model.text_pool, config.model.text_dims) == ("mean", (24, 24))
-    (tower / "model.safetensors").touch()  # read only to be compared
     monkeypatch.setattr("tinygif.embeddings.load_tower", None)
-    assert call("--resume", "--out", tmp_path / "run") == 0
     assert load(tmp_path / "run")(PROMPTS[0], seed=0, steps=1).shape == (1, 4, 16, 16, 1)
 
 

@@ -27,6 +27,19 @@ CLIP = dict(
     vision_config=IMAGE,
 )  # fmt: skip
 CONFIGS = {"bert": BERT, "clip": CLIP}
+VIT_B_32 = dict(
+    CLIP, projection_dim=512, text_config=dict(
+        hidden_size=512, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=8,
+        max_position_embeddings=77, vocab_size=49408, hidden_act="quick_gelu",
+        layer_norm_eps=1e-5, eos_token_id=49407,
+    ),
+)  # fmt: skip
+BASE = dict(
+    model_type="bert", hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+    num_attention_heads=12, max_position_embeddings=512, vocab_size=28996, hidden_act="gelu",
+    layer_norm_eps=1e-12, type_vocab_size=2,
+)  # fmt: skip
+"""The sizes of the real ones: CLIP's text tower (its image tower stays small) and BERT base."""
 
 
 def value(name: str, shape: tuple[int, ...]) -> np.ndarray:

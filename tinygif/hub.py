@@ -51,7 +51,7 @@ def fingerprint(path: Path, time: int) -> str:
 
 def fetch(name: str, revision: str) -> Path:
     """The folder of a hub model: out of the hub's cache, else downloaded."""
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         raise TowerError(f"expected words, {', '.join(KNOWN)}, a folder or a hub id, got {name!r}")
     from huggingface_hub import constants, snapshot_download
 
@@ -60,7 +60,7 @@ def fetch(name: str, revision: str) -> Path:
         folder = Path(get(local_files_only=True))
         if all((folder / file).exists() for file in FILES):
             return folder
-    except OSError:
+    except (OSError, ValueError):
         pass  # nothing of it is here
     wanted = f"{', '.join(FILES)} of {name} (revision {revision})"
     if not reachable(constants.ENDPOINT, constants.HF_HUB_OFFLINE):

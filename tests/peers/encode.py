@@ -22,8 +22,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from test_pretrained import BASE, FULL
-from towers import CLIP, arrays, tokenizer, write
+from towers import BASE, VIT_B_32, arrays, tokenizer, write
 
 from tinygif import embeddings
 from tinygif.config import DataConfig
@@ -119,7 +118,7 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=32, help="PyTorch's")
     args = parser.parse_args()
-    config = BASE if args.kind == "bert" else dict(CLIP, projection_dim=512, text_config=FULL)
+    config = {"bert": BASE, "clip": VIT_B_32}[args.kind]
     read = tokenizer()
     ids = [tuple(read.encode(text).ids) for text in captions(args.captions)]
     with tempfile.TemporaryDirectory() as name:
