@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from tinygif.pretrained import (
     ACTIVATIONS,
     CLIP_SIZES,
+    POOLS,
     TowerError,
     load_tower,
     read_config,
@@ -55,6 +56,7 @@ def tower(folder: Path):
 
 kinds = pytest.mark.parametrize("kind", ["clip", "bert"])
 read = eqx.filter_jit(lambda model, ids, mask, pool: model(ids, mask, pool))
+batched = eqx.filter_jit(lambda model, ids, mask: jax.vmap(model)(ids, mask))
 tokens = st.lists(st.integers(3, 319), min_size=1, max_size=6)
 
 
@@ -80,11 +82,10 @@ def test_every_layer_has_pytorchs_numbers(folders, kind):
 @kinds
 def test_padding_changes_nothing(folders, kind, ids):
     model = tower(folders[kind])
-    for pool in ("mean", "last" if kind == "clip" else "first"):
-        short, long = (read(model, *prompt(ids, n), pool) for n in (8, 13))
-        np.testing.assert_allclose(long.states[:8], short.states, atol=1e-5)
-        np.testing.assert_allclose(long.pooled, short.pooled, atol=1e-5)
-        assert not long.states[len(ids) + 2 :].any() and long.mask.sum() == len(ids) + 2
+    short, long = (read(model, *prompt(ids, n), POOLS[kind][0]) for n in (8, 13))
+    np.testing.assert_allclose(long.states[:8], short.states, atol=1e-5)
+    np.testing.assert_allclose(long.pooled, short.pooled, atol=1e-5)
+    assert not long.states[len(ids) + 2 :].any() and long.mask.sum() == len(ids) + 2
 
 
 @given(tokens, tokens)
@@ -92,9 +93,9 @@ def test_padding_changes_nothing(folders, kind, ids):
 def test_batching_changes_nothing(folders, kind, one, other):
     model = tower(folders[kind])
     pair = [np.stack(x) for x in zip(prompt(one, 8), prompt(other, 8))]
-    both = eqx.filter_jit(jax.vmap(model))(*pair)
+    both = batched(model, *pair)
     for i in range(2):
-        alone = read(model, pair[0][i], pair[1][i], "last" if kind == "clip" else "mean")
+        alone = read(model, pair[0][i], pair[1][i], POOLS[kind][0])
         np.testing.assert_allclose(both.states[i], alone.states, atol=1e-5)
         np.testing.assert_allclose(both.pooled[i], alone.pooled, atol=1e-5)
 
@@ -223,9 +224,9 @@ def compare(folder: Path, config: dict, ids: np.ndarray, mask: np.ndarray) -> No
         out = theirs.eval()(torch.tensor(ids), attention_mask=torch.tensor(mask.astype(int)),
                             output_hidden_states=True)  # fmt: skip
     model = load_tower(folder)
-    hidden = eqx.filter_jit(jax.vmap(model.hidden))(ids, mask)
+    both = eqx.filter_jit(lambda m, *x: (jax.vmap(m.hidden)(*x), jax.vmap(m)(*x)))
+    hidden, text = both(model, ids, mask)
     pairs = list(zip(hidden, out.hidden_states, strict=True))
-    text = eqx.filter_jit(jax.vmap(model))(ids, mask)
     pairs.append((text.states, out.last_hidden_state))
     for ours, other in pairs:
         np.testing.assert_allclose(np.asarray(ours)[mask], other.numpy()[mask], atol=1e-4)
