@@ -43,7 +43,7 @@ FEWEST = 256
 
 Ids = tuple[int, ...]
 """A prompt's tokens: the key to what the tower says of them."""
-Row = Float[np.ndarray, " x"]
+Row = Float[np.ndarray, " _"]
 """The states of a prompt's tokens, one after another, then its pooled vector."""
 
 
@@ -63,20 +63,6 @@ def settle(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(
         config, text=name, text_revision=revision, text_pool=pool, text_dims=widths
     )
-
-
-def reader(
-    config: ModelConfig, words: list[str], captions: Iterable[str] = ()
-) -> "Tokenizer | Embeddings":
-    """What turns prompts into what `TextToGif` takes, by `batch(prompts)`.
-
-    A tower reads `captions` at once, so that training need not wait for it later.
-    """
-    if config.text == "words":
-        return Tokenizer(words, config.max_tokens)
-    texts = Embeddings(config)
-    texts.learn(captions)
-    return texts
 
 
 class Embeddings:
@@ -156,6 +142,20 @@ class Embeddings:
             print(f"{len(cut)} prompt(s) were cut to {most} tokens (--max-tokens of train.py may "
                   f"raise that): {'; '.join(cut[:3])}", file=sys.stderr)  # fmt: skip
         return found
+
+
+def reader(
+    config: ModelConfig, words: list[str], captions: Iterable[str] = ()
+) -> Tokenizer | Embeddings:
+    """What turns prompts into what `TextToGif` takes, by `batch(prompts)`.
+
+    A tower reads `captions` at once, so that training need not wait for it later.
+    """
+    if config.text == "words":
+        return Tokenizer(words, config.max_tokens)
+    texts = Embeddings(config)
+    texts.learn(captions)
+    return texts
 
 
 def load_tokenizer(folder: Path, words: int):
