@@ -23,8 +23,8 @@ BERT = dict(
     TEXT, model_type="bert", hidden_act="gelu", type_vocab_size=2, layer_norm_eps=1e-12
 )  # fmt: skip
 CLIP = dict(
-    model_type="clip", projection_dim=20, text_config=dict(TEXT, hidden_act="quick_gelu", projection_dim=20),
-    vision_config=IMAGE,
+    model_type="clip", projection_dim=20, vision_config=IMAGE,
+    text_config=dict(TEXT, hidden_act="quick_gelu", projection_dim=20),
 )  # fmt: skip
 CONFIGS = {"bert": BERT, "clip": CLIP}
 VIT_B_32 = dict(
