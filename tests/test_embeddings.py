@@ -137,6 +137,14 @@ def test_what_is_cut_is_shown(config, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_the_tower_has_a_limit_of_its_own(folders, capsys):
+    config = settle(ModelConfig(text=str(folders["bert"]), max_tokens=30))
+    got = Embeddings(config).batch(["a 3 " * 20])
+    assert "cut to 21 tokens" in capsys.readouterr().err
+    assert got.states.shape == (1, 30, 24) and got.mask.sum() == 21
+    assert (np.abs(got.states[0]).max(1) > 0).tolist() == [True] * 21 + [False] * 9
+
+
 # ---- the cache -------------------------------------------------------------------------------
 
 keys = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6, unique=True)
