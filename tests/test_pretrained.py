@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_refused_by_name(kind, tmp_path):
 
 def test_sizes_come_from_config_json(tmp_path):
     towers.write(tmp_path, {"model_type": "clip"}, {})
-    assert text_sizes(read_config(tmp_path), tmp_path) == CLIP_SIZES  # ViT-B/32
+    assert text_sizes(read_config(tmp_path), tmp_path).items() >= CLIP_SIZES.items()  # ViT-B/32
     old = {"model_type": "clip", "projection_dim": 33, "text_config": {"hidden_size": 24},
            "text_config_dict": {"hidden_size": 32}}  # fmt: skip
     sizes = text_sizes(old, tmp_path)
