@@ -81,7 +81,7 @@ class ModelConfig:
     text_depth: int = 2
     """Layers that are trained, from words on or on top of a tower."""
     max_tokens: int = 16
-    """Longest prompt in words, or in tokens of a tower; those have two more than words at least."""
+    """Longest prompt: in words, or in a tower's tokens, of which start and end are two."""
 
     def check(self, *, frames: int, size: int) -> None:
         """Refuse clips that the stem and the levels cannot fold."""

@@ -2,7 +2,8 @@
 
 A prompt reaches the U-Net as `Text`: one state per word for cross-attention, and their mean for
 FiLM. The null prompt, which guidance needs, is the one-word sentence `<null>`: its vector is
-learned because training swaps it in for a share of the captions. Lesson 10.
+learned because training swaps it in for a share of the captions. Where a pretrained tower reads
+the prompts instead (`embeddings.py`), what is trained stands on top of it. Lesson 10.
 """
 
 import difflib
