@@ -25,10 +25,10 @@ from tqdm import tqdm
 from tinygif import checkpoint, training
 from tinygif.config import PRESETS, Config
 from tinygif.data import batch, prefetch
+from tinygif.embeddings import reader, settle
 from tinygif.gif import grid, write_gif
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.pipeline import Pipeline
-from tinygif.text import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def start(run: Run, folder: Path) -> tuple[training.TrainState, Config, MovingMN
     config = Config(**{f.name: getattr(run, f.name) for f in dataclasses.fields(Config)})
     config.check()
     dataset = MovingMNIST(config.data)  # the config keeps where the digits came from: see --resume
-    config = replace(config, data=replace(config.data, mnist_dir=dataset.source))
+    data, model = replace(config.data, mnist_dir=dataset.source), settle(config.model)
+    config = replace(config, data=data, model=model)
     key = jax.random.key(config.train.seed)
     state = training.init_state(config, len(dataset.words) + 2, key=key)
     return state, config, dataset
@@ -132,31 +133,30 @@ def fit_steps(config: Config, inputs: tuple, state: training.TrainState, began: 
 
 def train(folder: Path, state: training.TrainState, config: Config, dataset: MovingMNIST) -> None:
     began, first, options = time.time(), int(state.step), config.train
-    tokenizer = Tokenizer(dataset.words, config.model.max_tokens)
-    schedule = config.diffusion.build()
-    key = jax.random.key(options.seed + 1)
+    texts = reader(config.model, dataset.words, dataset.captions)
+    schedule, key = config.diffusion.build(), jax.random.key(options.seed + 1)
 
-    def make(step: int) -> tuple[np.ndarray, np.ndarray]:
+    def make(step: int) -> tuple:
         now = config.at(step)
         some = dataset.with_frames(now.data.frames)
         clips, captions = batch(some, options.seed, step, now.train.batch_size)
-        return clips, np.stack([tokenizer.encode(caption) for caption in captions])
+        return clips, texts.batch(captions)
 
-    def inputs(step: int, clips: jax.Array, ids: jax.Array, rate: float) -> tuple:
+    def inputs(step: int, made: tuple, rate: float) -> tuple:
         now = config.at(step)
         static = replace(now, train=replace(now.train, steps=None))  # one program, however long
-        return static, schedule, clips, ids, key, jnp.asarray(rate, jnp.float32)
+        return static, schedule, *made, key, jnp.asarray(rate, jnp.float32)
 
     if options.steps is None:
         some, state = training.shard(make(first), state)
-        options = replace(options, steps=fit_steps(config, inputs(first, *some, 1.0), state, began))
+        options = replace(options, steps=fit_steps(config, inputs(first, some, 1.0), state, began))
         config = replace(config, train=options)
     bar = tqdm(total=options.steps, initial=first, unit="step", dynamic_ncols=True, mininterval=0.5)
     log, losses, pending = open(folder / "log.jsonl", "a"), [], None
     for step, made in enumerate(prefetch(make, range(first, options.steps)), first):
         rate = training.learning_rate_at(options, step)
-        (clips, ids), state = training.shard(made, state)
-        state, metrics = training.train_step(inputs(step, clips, ids, rate), state)
+        made, state = training.shard(made, state)
+        state, metrics = training.train_step(inputs(step, made, rate), state)
         if pending is not None:  # read the step before while this one runs
             losses.append(training.finite(pending, step - 1))
         pending, done = metrics, step + 1

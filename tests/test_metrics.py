@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import towers
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import CONFIG as TINY
@@ -269,12 +270,17 @@ def call(*words: object) -> object:
     return 0
 
 
-def test_the_command_writes_beside_the_checkpoint(run, capsys):
-    assert call("--checkpoint", run, "--count", 20, "--no-time") == 0
+def test_the_command_writes_beside_the_checkpoint(run, capsys, tmp_path):
+    model = towers.write(tmp_path / "clip", towers.CLIP)
+    words = ("--checkpoint", run, "--count", 20, "--no-time", "--clip-score", model)
+    assert call(*words) == 0
     result = json.loads((run / "metrics" / "metrics.json").read_text())
+    made, real = result["clip score"]["generated"], result["clip score"]["real"]
+    assert -1 < made != real < 1
     assert result["settings"]["no_time"] and len(result["clips"]) == 20
     assert (run / "metrics" / "failures.gif").exists()
-    assert "one digit, all" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "one digit, all" in said and f"frames and prompt: {made:.4f}, real {real:.4f}" in said
 
 
 @pytest.mark.parametrize("name, values", [("steps", (1, 2, 51)), ("solver", ("ddim", "dpmpp"))])
@@ -314,6 +320,8 @@ def test_other_data_says_what_does_not_apply(monkeypatch, capsys):
     [
         ((), "no checkpoint at nowhere"),
         (("--count", 3), "expected a count of at least 20, for the statistics, got 3"),
+        (("--clip-score", "clip", "--sweep", "steps"), "leave one out"),
+        (("--clip-score", "bert"), "hf download google-bert/bert-base-cased"),
     ],
 )
 def test_mistakes_become_sentences(run, capsys, words, sentence):

@@ -27,9 +27,11 @@ from tinygif.moving_mnist import (
     MovingMNIST,
     bounce,
     bundled_digits,
+    caption,
     draw,
     load_digits,
     read_mnist,
+    wordings,
 )
 
 indices = st.integers(0, 2**40)
@@ -246,6 +248,26 @@ def test_held_out_pairs_are_kept_out_unless_asked_for():
     assert set(HELD_OUT) < every and len(set(HELD_OUT)) == len(HELD_OUT)
     assert pairs(hold_out=True) == every - set(HELD_OUT)
     assert pairs(hold_out=False) == every
+
+
+@pytest.mark.parametrize("said", [
+    (8, "up left", "quickly", "red"), (3, "still", "", ""), (7, "left", "", ""),
+    (0, "down", "slowly", "purple"),
+])  # fmt: skip
+def test_wordings_are_all_that_a_caption_may_say(said):
+    rng = np.random.default_rng(0)
+    found = wordings(*said)
+    assert len(set(found)) == len(found) and {caption(rng, *said) for _ in range(600)} == {*found}
+
+
+@pytest.mark.parametrize("hold_out", [True, False])
+def test_all_sentences_about_one_digit_are_listed(hold_out):
+    data = MovingMNIST(DataConfig(hold_out=hold_out, frames=1, mnist_dir="bundled"))
+    captions = set(data.captions)
+    assert {data[i][1] for i in range(300)} < captions
+    assert len(captions) == 2 * (10 * (8 * 16 + 3) - (8 * 16 + 3) * hold_out)
+    assert not hold_out == any(text in captions for text in wordings(4, "left", "slowly"))
+    assert len({*MovingMNIST(DataConfig(channels=3, mnist_dir="bundled")).captions}) > 14_000
 
 
 def test_train_and_test_digits_have_nothing_in_common():

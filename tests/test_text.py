@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygif.moving_mnist import WORDS
-from tinygif.text import PromptError, TextEncoder, Tokenizer
+from tinygif.text import PromptError, Text, TextAdapter, TextEncoder, Tokenizer, hide
 
 TOKENIZER = Tokenizer(WORDS, 8)
 
@@ -129,3 +129,66 @@ def test_order_and_words_change_the_states():
     )
     for a, b in [(one, other), (one, third), (one, null)]:
         assert np.abs(a - b).max() > 0.05
+
+
+# ---- on top of a tower -----------------------------------------------------------------------
+
+
+@cache
+def adapter() -> TextAdapter:
+    """Two layers on states of width 6 and summaries of width 5, random weights everywhere."""
+    make = lambda: TextAdapter((6, 5), 8, 2, heads=2, key=jax.random.key(0))  # noqa: E731
+    rng = np.random.default_rng(0)
+    draw = lambda a: jnp.asarray(0.5 * rng.normal(size=a.shape), a.dtype)  # noqa: E731
+    shape = lambda a: isinstance(a, jax.ShapeDtypeStruct)  # noqa: E731
+    return jax.tree.map(lambda a: draw(a) if shape(a) else a, eqx.filter_eval_shape(make))
+
+
+def said(n: int, length: int, seed: int = 0) -> Text:
+    """What a tower may say of n tokens, padded."""
+    rng = np.random.default_rng(seed)
+    states = np.zeros((length, 6), np.float32)
+    states[:n] = rng.normal(size=(n, 6))
+    pooled = rng.normal(size=5).astype(np.float32)
+    return jax.tree.map(jnp.asarray, Text(states, pooled, np.arange(length) < n))
+
+
+@given(st.integers(1, 5), st.integers(0, 9))
+def test_padding_changes_nothing_on_a_tower(n, seed):
+    short, long = (read(adapter(), said(n, length, seed)) for length in (5, 9))
+    np.testing.assert_allclose(long.states[:5], short.states, atol=1e-5)
+    np.testing.assert_allclose(long.pooled, short.pooled, atol=1e-5)
+    assert long.mask.sum() == n and not long.states[n:].any()
+
+
+def test_no_token_at_all_is_the_null_prompt():
+    """Whatever the tower said: one token, learned, and its state is the summary."""
+    hidden = [hide(said(n, 5, seed=n), jnp.asarray(True)) for n in (1, 4)]
+    one, other = (read(adapter(), text) for text in hidden)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)):
+        np.testing.assert_array_equal(a, b)
+    assert one.mask.tolist() == [True] + [False] * 4
+    np.testing.assert_allclose(one.pooled, one.states[0], atol=1e-6)
+    shown = hide(said(4, 5), jnp.asarray(False))
+    assert np.abs(read(adapter(), shown).pooled - one.pooled).max() > 0.05
+
+
+def test_hidden_words_are_the_null_word():
+    ids = jnp.asarray(TOKENIZER.encode("a 3 moving up"))
+    np.testing.assert_array_equal(hide(ids, jnp.asarray(True)), TOKENIZER.encode(None))
+    np.testing.assert_array_equal(hide(ids, jnp.asarray(False)), ids)
+
+
+def test_all_of_the_adapter_learns_from_prompts_shown_and_hidden():
+    texts = [said(3, 5), hide(said(4, 5), jnp.asarray(True))]
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def grad(model):
+        read = [model(text) for text in texts]
+        return sum(jnp.sum(text.states**3) + jnp.sum(text.pooled**3) for text in read)
+
+    slopes = grad(adapter())
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(slopes))
+    only = eqx.filter_jit(eqx.filter_grad(lambda m: jnp.sum(m(texts[0]).states ** 3)))(adapter())
+    assert not only.null.any()

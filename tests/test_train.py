@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import towers
 from PIL import Image
 from tiny import CONFIG
 
@@ -23,6 +24,7 @@ from tinygif import checkpoint, moving_mnist, training
 from tinygif.checkpoint import MODEL, STATE
 from tinygif.config import Config
 from tinygif.gif import read_gif
+from tinygif.pipeline import load
 
 SCRIPT = Path(__file__).parents[1] / "train.py"
 ADAMW = replace(CONFIG, train=replace(CONFIG.train, optimizer="adamw"))
@@ -127,6 +129,19 @@ def test_every_field_of_the_config_is_a_flag(finished):
     assert words == moving_mnist.MovingMNIST.words
     state, config, _ = checkpoint.load_state(finished)
     assert config == ADAMW and int(state.step) == 20
+
+
+def test_a_run_on_top_of_a_tower_keeps_its_name_and_reads_any_words(tmp_path, monkeypatch):
+    """And samples without reading a caption again."""
+    tower = towers.write(tmp_path / "bert", towers.BERT)
+    monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path / "cache"))
+    words = [*flags(ADAMW), "--text", tower, "--steps", "4", "--save-every", "2"]
+    assert call(*words, "--sample-every", "4", "--out", tmp_path / "run") == 0
+    _, config, _, step = checkpoint.load_model(tmp_path / "run" / MODEL)
+    assert step == 4 and config.model.text == str(tower.resolve())
+    assert (config.model.text_pool, config.model.text_dims) == ("mean", (24, 24))
+    monkeypatch.setattr("tinygif.embeddings.load_tower", None)
+    assert load(tmp_path / "run")(PROMPTS[0], seed=0, steps=1).shape == (1, 4, 16, 16, 1)
 
 
 KILLED = """
@@ -286,6 +301,8 @@ def test_no_room_and_no_folder_are_found_before_training(tmp_path, monkeypatch, 
     (["--colour", "blue"], "--colour"),
     (["--short-frames", "3"], "multiple of 2"),
     (["--logit-normal", "0", "0"], "positive deviation"),
+    (["--text", "/nowhere"], "expected words, clip, bert, a folder or a hub id"),
+    (["--text", "clip"], "hf download openai/clip-vit-base-patch32"),
 ])  # fmt: skip
 def test_what_cannot_work_is_refused_at_once(tmp_path, monkeypatch, capsys, words, says):
     monkeypatch.setenv("COLUMNS", "200")

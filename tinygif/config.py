@@ -69,10 +69,19 @@ class ModelConfig:
     """Upsample by pixel shuffle instead of resize and convolution."""
     checkpoint_gradients: bool = False
     """Recompute blocks in the backward pass: less memory, more time."""
+    text: str = "words"
+    """Who reads prompts: words, learned along; or, pretrained, clip, bert, a hub id, a folder."""
+    text_pool: Literal["last", "first", "mean"] | None = None
+    """How a tower sums prompts up; by default CLIP by its last token, BERT by the mean."""
+    text_revision: str | None = None
+    """Commit of a tower on the hub, SHA-256 of one in a folder; train.py fills it in."""
+    text_dims: tuple[int, int] | None = None
+    """Widths of a tower's states and of its summary; train.py fills them in."""
     text_width: int = 128
     text_depth: int = 2
+    """Layers that are trained, from words on or on top of a tower."""
     max_tokens: int = 16
-    """Longest prompt in words."""
+    """Longest prompt: in words, or in a tower's tokens, of which start and end are two."""
 
     def check(self, *, frames: int, size: int) -> None:
         """Refuse clips that the stem and the levels cannot fold."""

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from tinygif import gif, oracle
 from tinygif.asked import COLUMNS, Judged, ask, judge, say, seen, stage, unseen_data, wanted
+from tinygif.clip_score import ClipScore
 from tinygif.config import DataConfig
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.oracle import Reading
@@ -151,7 +152,7 @@ def memory(generated: Reading, real: Reading, config: DataConfig) -> dict[str, A
 
 def evaluate(
     pipeline: Pipeline, *, count: int = 200, seed: int = 0, no_time: bool = False,
-    out: Path | None = None, **choices: Any,
+    out: Path | None = None, clip_score: str | None = None, **choices: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """All numbers as JSON holds them; also written to the folder `out`, with a GIF of failures.
 
@@ -159,6 +160,7 @@ def evaluate(
     guidance, solver) are those of a pipeline; None is the checkpoint's own.
     """
     config = check(pipeline, count, out)
+    score = ClipScore(clip_score) if clip_score else None
     data, held_out = unseen_data(config), pipeline.held_out
     config = replace(config, mnist_dir=data.source)
     ones = count if config.digits == 1 else count - count // 2
@@ -179,6 +181,9 @@ def evaluate(
         "clips": [dict(asked=text, seen=say(seen(made.reading, i)), right=bool(made.right[i, 3]))
                   for i, text in enumerate(captions)],
     }  # fmt: skip
+    if score is not None:
+        cosines = {"generated": score(made.clips, captions), "real": score(real.clips, captions)}
+        result["clip score"] = {name: float(x.mean()) for name, x in cosines.items()}
     if out is not None:
         (out / "metrics.json").write_text(json.dumps(result, indent=1))
         show_failures(out / "failures.gif", made, config.fps)
@@ -306,6 +311,7 @@ def show(result: dict[str, Any]) -> str:
             lines.append(line(f"   {part or 'real clips'}", row["real"]))
     same, far, near = (result[name] for name in ("consistency", "frechet", "nearest"))
     made, true, ratio = (near[name] for name in ("generated", "real", "ratio"))
+    cosines = result.get("clip score")
     return "\n".join([*lines, "",
         f"frames that show their clip's digit: {same['generated']:.1f}%, real {same['real']:.1f}%",
         f"Frechet distance to {far['n']} real clips (the oracle's features and tracks, no FVD): "
@@ -313,6 +319,8 @@ def show(result: dict[str, Any]) -> str:
         f"nearest of {near['training digits']} training digits, RMS: median {made['median']:.3f}, "
         f"1% {made['1%']:.3f}; real {true['median']:.3f}, {true['1%']:.3f}; "
         f"ratio {ratio['median']:.2f}, {ratio['1%']:.2f}",
+        *([f"CLIP score, mean cosine of frames and prompt: {cosines['generated']:.4f}, real "
+           f"{cosines['real']:.4f}"] if cosines else []),
         f"real clips: test digits of {result['test digits']}",
     ])  # fmt: skip
 
@@ -335,6 +343,8 @@ class Options:
     """Switch the layers off that mix frames: what are they worth?"""
     sweep: Literal["guidance", "solver", "steps"] | None = None
     """Instead, one-digit prompts for several values of a setting: a table and a plot."""
+    clip_score: str | None = None
+    """A CLIP model (clip, a hub id, a folder): how alike are frames and prompt to it?"""
     out: Path | None = None
     """The folder for JSON and pictures; by default metrics/ beside the checkpoint of a run."""
 
@@ -353,8 +363,10 @@ def main(options: Options) -> None:
     choices = dict(steps=options.steps, solver=options.solver, guidance=options.guidance,
                    count=options.count, seed=options.seed, no_time=options.no_time)  # fmt: skip
     print(f"{pipeline.path}: {options.count} clips", flush=True)
+    if options.sweep and options.clip_score:
+        raise ValueError("--clip-score goes with the table, not with --sweep: leave one out")
     if options.sweep is None:
-        print(show(evaluate(pipeline, out=out, **choices)))
+        print(show(evaluate(pipeline, out=out, clip_score=options.clip_score, **choices)))
     else:
         rows = sweep(pipeline, options.sweep, out, **choices)
         print(HEADER, *(line(name, row) for name, row in rows.items()), sep="\n")

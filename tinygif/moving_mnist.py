@@ -8,6 +8,7 @@ bundled digits of UCI optdigits. Lesson 14.
 import copy
 import gzip
 import hashlib
+import itertools
 import os
 import sys
 import urllib.request
@@ -113,6 +114,17 @@ class MovingMNIST:
             sentences.append(caption(rng, digit, direction, speed, named))
         return clip, " and ".join(sentences)
 
+    @property
+    def captions(self) -> list[str]:
+        """Every sentence about one digit; those about two are millions."""
+        named = list(COLORS) if self.config.channels == 3 else [""]
+        found = []
+        for digit, name, color in itertools.product(range(10), DIRECTIONS, named):
+            if not self.config.hold_out or (digit, name) not in HELD_OUT:
+                for speed in SPEEDS if name != "still" else [""]:
+                    found += wordings(digit, name, speed, color)
+        return found
+
     def draw(
         self, clip: UInt8[np.ndarray, "f h w c"], rng: np.random.Generator, i: int,
         direction: str, speed: str, color: str = "white",
@@ -174,6 +186,18 @@ def caption(
         return f"{article} {subject} {rng.choice(STILL)}"
     adverb = rng.choice(["quickly", "fast"]) if speed == "quickly" else speed
     return f"{article} {subject} {rng.choice(VERBS)} {direction} {adverb}".strip()
+
+
+def wordings(digit: int, direction: str, speed: str, color: str = "") -> list[str]:
+    """All that `caption` may say."""
+    found = []
+    for name in (str(digit), NAMES[digit]):
+        subject = f"{color} {name}".strip()
+        start = f"{'an' if subject[0] in '8e' else 'a'} {subject}"
+        adverbs = ["quickly", "fast"] if speed == "quickly" else [speed]
+        moves = (f"{verb} {direction} {adverb}" for verb in VERBS for adverb in adverbs)
+        found += [f"{start} {x}".strip() for x in (STILL if direction == "still" else moves)]
+    return found
 
 
 def resize(images: UInt8[np.ndarray, "n h w"], side: int) -> UInt8[np.ndarray, "n s s"]:

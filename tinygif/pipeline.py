@@ -9,15 +9,16 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, PyTree, UInt8
 
 from tinygif import sampler
 from tinygif.checkpoint import MODEL, CheckpointError, load_model, newest
 from tinygif.config import Config
+from tinygif.embeddings import reader
 from tinygif.gif import encode_gif, enlarge, fps_delays, to_clip
 from tinygif.guidance import Denoiser, Thresholded, guide
 from tinygif.moving_mnist import HELD_OUT, cache_dir
-from tinygif.text import Text, TextEncoder, Tokenizer
+from tinygif.text import Text, TextAdapter, TextEncoder
 from tinygif.unet import TextToGif
 
 SHIPPED = Path(__file__).parent / "weights" / "moving_mnist.safetensors"
@@ -63,7 +64,7 @@ class Pipeline:
         self, model: TextToGif, config: Config, words: list[str], path: Path | None = None
     ):
         self.model, self.config, self.path = model, config, path
-        self.tokenizer = Tokenizer(words, config.model.max_tokens)
+        self.reader = reader(config.model, words)
         self.schedule = config.diffusion.build()
         self.held_out = HELD_OUT if config.data.hold_out else ()
 
@@ -144,13 +145,12 @@ class Pipeline:
 
     def encode(self, prompts: Sequence[str | None]) -> Text:
         """A batch of prompts as the U-Net reads them; None is the null prompt."""
-        ids = np.stack([self.tokenizer.encode(prompt) for prompt in prompts])
-        return encode(self.model.text, ids)
+        return encode(self.model.text, self.reader.batch(prompts))
 
 
 @eqx.filter_jit
-def encode(encoder: TextEncoder, ids: Int[Array | np.ndarray, "b n"]) -> Text:
-    return jax.vmap(encoder)(ids)
+def encode(encoder: TextEncoder | TextAdapter, prompts: PyTree) -> Text:
+    return jax.vmap(encoder)(prompts)
 
 
 def find(path: str | Path | None = None) -> Path:

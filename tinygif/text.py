@@ -2,11 +2,13 @@
 
 A prompt reaches the U-Net as `Text`: one state per word for cross-attention, and their mean for
 FiLM. The null prompt, which guidance needs, is the one-word sentence `<null>`: its vector is
-learned because training swaps it in for a share of the captions. Lesson 10.
+learned because training swaps it in for a share of the captions. Where a pretrained tower reads
+the prompts instead (`embeddings.py`), what is trained stands on top of it. Lesson 10.
 """
 
 import difflib
 import re
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -53,6 +55,10 @@ class Tokenizer:
         ids = [self.ids[word] for word in words]
         return np.array(ids + [0] * (self.max_tokens - len(ids)), np.int32)
 
+    def batch(self, prompts: Sequence[str | None]) -> Int[np.ndarray, "b n"]:
+        """The ids of prompts."""
+        return np.stack([self.encode(prompt) for prompt in prompts])
+
     def example(self) -> str:
         """A few words that are known, for error messages."""
         return " ".join(self.words[:4])
@@ -67,9 +73,20 @@ class Tokenizer:
 class Text(eqx.Module):
     """A prompt as the U-Net reads it; with a leading axis, a batch of prompts."""
 
-    states: Float[Array, "*b n d"]
-    pooled: Float[Array, "*b d"]
-    mask: Bool[Array, "*b n"]
+    states: Float[Array | np.ndarray, "*b n d"]
+    pooled: Float[Array | np.ndarray, "*b d2"]
+    mask: Bool[Array | np.ndarray, "*b n"]
+
+
+Prompt = Int[Array, " n"] | Text
+"""What `TextToGif` takes: the ids of words, or what a pretrained tower said of them."""
+
+
+def hide(prompt: Prompt, hidden: Bool[Array, ""]) -> Prompt:
+    """The null prompt where `hidden`: its own word alone, or no token at all."""
+    if isinstance(prompt, Text):
+        return Text(prompt.states, prompt.pooled, prompt.mask & ~hidden)
+    return jnp.where(hidden, jnp.zeros_like(prompt).at[0].set(1), prompt)
 
 
 class Layer(eqx.Module):
@@ -113,7 +130,49 @@ class TextEncoder(eqx.Module):
     def __call__(self, ids: Int[Array, " n"]) -> Text:
         mask = ids != 0
         x = self.embedding[ids] + self.places[: len(ids)]
-        for layer in self.layers:
-            x = layer(x, mask)
-        x = jnp.where(mask[:, None], jax.vmap(self.norm)(x), 0)
-        return Text(x, x.sum(axis=0) / mask.sum().astype(x.dtype), mask)
+        return transform(x, mask, self.layers, self.norm)
+
+
+class TextAdapter(eqx.Module):
+    """What is trained on top of a frozen tower, given its `Text`; without a token it is the null.
+
+    Tokens are projected to the model's width and go through layers as words do. The tower's own
+    pooled vector is added to their mean, which alone may tell much alike prompts apart.
+    """
+
+    norms: tuple[eqx.nn.RMSNorm, eqx.nn.RMSNorm]
+    states: eqx.nn.Linear
+    pooled: eqx.nn.Linear
+    null: Float[Array, " d"]
+    layers: list[Layer]
+    norm: eqx.nn.RMSNorm
+
+    def __init__(
+        self, dims: tuple[int, int], dim: int, depth: int, *, heads: int = 4, key: Key[Array, ""]
+    ):
+        states_key, pooled_key, null_key, layer_key = jax.random.split(key, 4)
+        self.norms = eqx.nn.RMSNorm(dims[0]), eqx.nn.RMSNorm(dims[1])
+        self.states = eqx.nn.Linear(dims[0], dim, key=states_key)
+        self.pooled = eqx.nn.Linear(dims[1], dim, key=pooled_key)
+        self.null = jax.random.normal(null_key, (dim,))
+        self.layers = [Layer(dim, heads, key=k) for k in jax.random.split(layer_key, depth)]
+        self.norm = eqx.nn.RMSNorm(dim)
+
+    def __call__(self, text: Text) -> Text:
+        said = text.mask.any()
+        x = jax.vmap(lambda y: self.states(self.norms[0](y)))(text.states)
+        x = jnp.where(said, x, self.null)
+        mask = jnp.where(said, text.mask, jnp.arange(len(x)) == 0)
+        out = transform(x, mask, self.layers, self.norm)
+        pooled = jnp.where(said, self.pooled(self.norms[1](text.pooled)), 0)
+        return Text(out.states, out.pooled + pooled, mask)
+
+
+def transform(
+    x: Float[Array, "n d"], mask: Bool[Array, " n"], layers: list[Layer], norm: eqx.nn.RMSNorm
+) -> Text:
+    """Through the layers; then states without padding, and their mean."""
+    for layer in layers:
+        x = layer(x, mask)
+    x = jnp.where(mask[:, None], jax.vmap(norm)(x), 0)
+    return Text(x, x.sum(axis=0) / mask.sum().astype(x.dtype), mask)

@@ -16,6 +16,7 @@ from tinygif.config import Config, TrainConfig
 from tinygif.diffusion import loss, pick_step, q_sample
 from tinygif.gif import to_model
 from tinygif.schedule import Schedule
+from tinygif.text import Prompt, hide
 from tinygif.unet import TextToGif
 
 
@@ -144,7 +145,7 @@ def average(ema: PyTree, model: PyTree, step: Int[Array, ""], decay: float) -> P
 
 def example_loss(
     model: TextToGif, schedule: Schedule, config: Config, clip: UInt8[Array, "f h w c"],
-    ids: Int[Array, " n"], index: Int[Array, ""], key: Key[Array, ""],
+    prompt: Prompt, index: Int[Array, ""], key: Key[Array, ""],
 ) -> Float[Array, ""]:  # fmt: skip
     """The loss of one clip: noise it, maybe hide its caption, predict, compare.
 
@@ -159,14 +160,14 @@ def example_loss(
     x0 = to_model(clip)
     eps = jax.random.normal(eps_key, x0.shape)
     hidden = jax.random.bernoulli(drop_key, config.diffusion.drop_text)
-    null = jnp.zeros_like(ids).at[0].set(1)
+    prompt = hide(prompt, hidden)
     x_t = q_sample(schedule, x0, t, eps)
     if config.train.bfloat16:
-        model, x_t = jax.tree.map(
-            lambda a: a.astype(jnp.bfloat16) if eqx.is_inexact_array(a) else a, (model, x_t)
+        model, x_t, prompt = jax.tree.map(
+            lambda a: a.astype(jnp.bfloat16) if eqx.is_inexact_array(a) else a, (model, x_t, prompt)
         )
     level = t.astype(jnp.float32) / schedule.T
-    prediction = model(x_t, level, jnp.where(hidden, null, ids)).astype(jnp.float32)
+    prediction = model(x_t, level, prompt).astype(jnp.float32)
     d = config.diffusion
     return loss(
         schedule, prediction, x0, t, eps,
@@ -176,16 +177,16 @@ def example_loss(
 
 def batch_loss(
     model: TextToGif, schedule: Schedule, config: Config, clips: UInt8[Array, "b f h w c"],
-    ids: Int[Array, "b n"], indices: Int[Array, " b"], key: Key[Array, ""],
+    prompts: PyTree, indices: Int[Array, " b"], key: Key[Array, ""],
 ) -> Float[Array, ""]:  # fmt: skip
     """The mean of `example_loss`; the only place where training adds a batch axis."""
     one = lambda *example: example_loss(model, schedule, config, *example, key)  # noqa: E731
-    return jnp.mean(jax.vmap(one)(clips, ids, indices))
+    return jnp.mean(jax.vmap(one)(clips, prompts, indices))
 
 
 def gradients(
     model: TextToGif, schedule: Schedule, config: Config, clips: UInt8[Array, "b f h w c"],
-    ids: Int[Array, "b n"], key: Key[Array, ""],
+    prompts: PyTree, key: Key[Array, ""],
 ) -> tuple[Float[Array, ""], PyTree]:  # fmt: skip
     """Loss and gradients of a batch, in `accumulate` parts one after another.
 
@@ -193,9 +194,9 @@ def gradients(
     """
     parts = config.train.accumulate
     split = lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1)  # noqa: E731
-    indices = jnp.arange(len(clips), dtype=jnp.int32)
+    whole = jax.tree.map(split, (clips, prompts, jnp.arange(len(clips), dtype=jnp.int32)))
     total = None
-    for part in zip(split(clips), split(ids), split(indices), strict=True):
+    for part in (jax.tree.map(lambda a: a[i], whole) for i in range(parts)):  # noqa: B023
         new = eqx.filter_value_and_grad(batch_loss)(model, schedule, config, *part, key)
         total = new if total is None else jax.tree.map(jnp.add, total, new)
     return jax.tree.map(lambda a: a / parts, total)
@@ -203,17 +204,17 @@ def gradients(
 
 @eqx.filter_jit(donate="all-except-first")
 def train_step(
-    inputs: tuple[Config, Schedule, Array, Array, Key[Array, ""], Float[Array, ""]],
+    inputs: tuple[Config, Schedule, Array, PyTree, Key[Array, ""], Float[Array, ""]],
     state: TrainState,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One step: `inputs` is (config, schedule, clips, ids, key, rate), the state is donated.
+    """One step: `inputs` is (config, schedule, clips, prompts, key, rate), the state is donated.
 
     `key` is the run's; the step's is folded in here. `rate` is `learning_rate_at`, as an array: a
     Python float would compile anew for every value.
     """
-    config, schedule, clips, ids, key, rate = inputs
+    config, schedule, clips, prompts, key, rate = inputs
     key = jax.random.fold_in(key, state.step)
-    value, grads = gradients(state.model, schedule, config, clips, ids, key)
+    value, grads = gradients(state.model, schedule, config, clips, prompts, key)
     optimizer = make_optimizer(config.train)
     updates, optimizer_state = optimizer.update(grads, state.optimizer, trainable(state.model))
     updates = jax.tree.map(lambda u: u * rate, updates)

@@ -13,7 +13,7 @@ from itertools import pairwise
 import equinox as eqx
 import jax
 from einops import rearrange
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from tinygif.attention import Attention, over_space, over_time, to_text, zeroed
 from tinygif.config import DataConfig, ModelConfig
@@ -26,7 +26,7 @@ from tinygif.resnet import (
     group_norm,
     time_embedding,
 )
-from tinygif.text import Text, TextEncoder
+from tinygif.text import Prompt, Text, TextAdapter, TextEncoder
 
 Clip = Float[Array, "f c h w"]
 
@@ -149,17 +149,20 @@ class UNet3D(eqx.Module):
 
 
 class TextToGif(eqx.Module):
-    """All that is trained: the text encoder and the U-Net."""
+    """All that is trained: the text encoder, or what stands on a frozen one, and the U-Net."""
 
-    text: TextEncoder
+    text: TextEncoder | TextAdapter
     unet: UNet3D
 
     def __init__(self, data: DataConfig, config: ModelConfig, words: int, *, key: Key[Array, ""]):
         text_key, unet_key = jax.random.split(key)
-        self.text = TextEncoder(
-            words, config.text_width, config.text_depth, max_tokens=config.max_tokens, key=text_key
-        )
+        width, depth = config.text_width, config.text_depth
+        if config.text == "words":
+            n = config.max_tokens
+            self.text = TextEncoder(words, width, depth, max_tokens=n, key=text_key)
+        else:
+            self.text = TextAdapter(config.text_dims, width, depth, key=text_key)
         self.unet = UNet3D(data, config, key=unet_key)
 
-    def __call__(self, x_t: Clip, t: Float[Array, ""], ids: Int[Array, " n"]) -> Clip:
-        return self.unet(x_t, t, self.text(ids))
+    def __call__(self, x_t: Clip, t: Float[Array, ""], prompt: Prompt) -> Clip:
+        return self.unet(x_t, t, self.text(prompt))
