@@ -23,6 +23,11 @@ class PromptError(ValueError):
     """A prompt that the model cannot read; the message says what to change."""
 
 
+def split(text: str) -> list[str]:
+    """The words of a text, in lower case: runs of letters and digits."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
 class Tokenizer:
     """Splits a prompt in lower-case words and looks them up. Id 0 is padding, id 1 the null."""
 
@@ -39,7 +44,7 @@ class Tokenizer:
 
         Raises `PromptError` for an empty or long prompt, or an unknown word.
         """
-        words = [NULL] if prompt is None else re.findall(r"[^\W_]+", prompt.lower())
+        words = [NULL] if prompt is None else split(prompt)
         if not words:
             raise PromptError(f"the prompt {prompt!r} has no words; try {self.example()!r}")
         if len(words) > self.max_tokens:
