@@ -8,7 +8,6 @@
 `prepare` writes clips.npy, captions.jsonl and report.json (kept, skipped, why). Lesson 14.
 """
 
-import contextlib
 import hashlib
 import importlib.util
 import io
@@ -21,7 +20,6 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -36,12 +34,10 @@ from PIL import Image, ImageOps
 
 from tinygif import gif
 from tinygif.moving_mnist import cache_dir
-from tinygif.sources import PICTURES, VIDEOS, Item, SourceError, collect
+from tinygif.sources import VIDEOS, WHITE, Item, SourceError, collect, play
 from tinygif.text import split
 
 CLIPS, CAPTIONS, REPORT = "clips.npy", "captions.jsonl", "report.json"
-MAX_PIXELS, MAX_FRAMES = 2**29, 3000  # decoded of one file: a few seconds of work
-WHITE = (255, 255, 255)
 PART = 32  # clips that are done and kept together
 VERSION = 1  # of what `read_clip` makes of a file
 
@@ -64,49 +60,6 @@ class Settings:
 
 
 # ---- one file --------------------------------------------------------------------------------
-
-
-def play(path: Path) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int]]:
-    """Every frame of a file on white, with its delay in ms. Raises GifError, or what it likes."""
-    match path.suffix.lower():
-        case ".gif":
-            return gif.play_gif(path, MAX_PIXELS, MAX_FRAMES, WHITE)
-        case suffix if suffix in PICTURES:
-            return play_picture(path)
-    return play_video(path)
-
-
-def check_bounds(frames: float, width: int, height: int) -> None:
-    if not 0 < frames <= MAX_FRAMES or frames * width * height > MAX_PIXELS:
-        raise gif.GifError(f"too large: {frames:.0f} frames of {width}x{height}, accepted are "
-                           f"{MAX_FRAMES} frames and {MAX_PIXELS} pixels in all")  # fmt: skip
-
-
-def play_picture(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-    """WebP and APNG, by Pillow."""
-    with Image.open(path, formats=["WEBP", "PNG"]) as image:
-        count = getattr(image, "n_frames", 1)
-        check_bounds(count, *image.size)
-        under = Image.new("RGBA", image.size, (*WHITE, 255))
-        for number in range(count):
-            image.seek(number)
-            shown = Image.alpha_composite(under, image.convert("RGBA")).convert("RGB")
-            delay = round(image.info.get("duration", 0))
-            yield np.asarray(shown), delay if delay > 10 else 100
-
-
-def play_video(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-    """MP4 and WebM, by ffmpeg."""
-    import imageio_ffmpeg
-
-    with contextlib.closing(imageio_ffmpeg.read_frames(str(path))) as frames:
-        about = next(frames)
-        (width, height), fps = about["size"], about["fps"]
-        check_bounds(max(1, about["duration"] * fps), width, height)
-        for number, raw in enumerate(frames):
-            check_bounds(number + 1, width, height)
-            delay = round((number + 1) * 1000 / fps) - round(number * 1000 / fps)
-            yield np.frombuffer(raw, np.uint8).reshape(height, width, 3), delay
 
 
 def read_clip(path: Path, settings: Settings) -> tuple[UInt8[np.ndarray, "f s s 3"], list[int]]:
@@ -190,8 +143,10 @@ def fingerprint(items: list[Item], settings: Settings) -> str:
 def check_room(out: Path, clips: int, settings: Settings) -> None:
     free, need = shutil.disk_usage(out).free, 6 * clips * settings.frames * settings.size**2
     if free < need:
-        raise SourceError(f"{out} has {free / 1e6:.0f} MB free, {clips} clips need up to "
-                          f"{need / 1e6:.0f} MB: free some space or choose another --out")  # fmt: skip
+        raise SourceError(
+            f"{out} has {free / 1e6:.0f} MB free, {clips} clips need up to {need / 1e6:.0f} MB: "
+            "free some space or choose another --out"
+        )
 
 
 def decode(items: list[Item], settings: Settings, parts: Path, workers: int | None) -> None:

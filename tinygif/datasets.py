@@ -79,15 +79,16 @@ class Clips:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Eight captions to show while training, whole ones first; empty for a model of no words."""
-        texts = [(row["captions"][0], some[0]) for row, some in zip(self.rows, self.captions)]
-        texts.sort(key=lambda pair: len(split(pair[0])) - len(split(pair[1] or "")))
-        known = list(dict.fromkeys(some for _, some in texts if some))
-        whole = max(8, sum(" ".join(split(text)) == some for text, some in texts))
-        return tuple(known[: min(whole, len(known))][:: max(1, whole // 8)][:8]) or ("",) * 8
+        """Up to eight captions to show while training, such as have no unknown word if any are."""
+        whole, rest = [], []
+        for row, texts in zip(self.rows, self.captions):
+            same = texts[0] == " ".join(split(row["captions"][0]))
+            (whole if same else rest).append(texts[0])
+        some = [text for text in dict.fromkeys(whole or rest) if text]
+        return tuple(some[:: max(1, len(some) // 8)][:8]) or ("",) * 8
 
     @property
-    def source(self) -> str:
+    def about(self) -> str:
         """What is trained on, and what of the captions is not."""
         some = ", ".join(self.dropped[:8]) + (", ..." if len(self.dropped) > 8 else "")
         mute = sum(texts == [None] * len(texts) for texts in self.captions)

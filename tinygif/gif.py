@@ -21,7 +21,6 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
-
 MAX_BYTES = 2**26  # of a file that is read as a GIF
 
 

@@ -73,7 +73,7 @@ class Shapes:
                 f"{config.channels} and {config.size}: change --channels or --size"
             )
         self.config, self.frames = config, config.frames
-        self.source = f"{len(CORNERS)} shapes in {len(COLORS)} colours and {len(MOTIONS)} motions"
+        self.about = f"{len(CORNERS)} shapes in {len(COLORS)} colours and {len(MOTIONS)} motions"
 
     def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w 3"], str]:
         rng = np.random.default_rng(index)

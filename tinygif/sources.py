@@ -1,10 +1,11 @@
 """Where clips and their captions come from: folders, TGIF's links, MSR-VTT's videos.
 
-`collect` lists what a source has, in one order on every machine, and decodes nothing. TGIF: Li et
+`collect` lists what a source has, in one order on every machine; `play` decodes a file. TGIF: Li et
 al. 2016, "TGIF: A New Dataset and Benchmark on Animated GIF Description". MSR-VTT: Xu et al. 2016,
 "MSR-VTT: A Large Video Description Dataset for Bridging Video and Language". Lesson 14.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -18,12 +19,18 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError
 
-from tinygif.gif import MAX_BYTES, write_whole
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from tinygif.gif import MAX_BYTES, GifError, play_gif, write_whole
 from tinygif.moving_mnist import cache_dir
 
 PICTURES, VIDEOS = (".gif", ".webp", ".apng"), (".mp4", ".webm")
 TABLES = ("captions.tsv", "captions.csv", "metadata.jsonl")
 HEADERS = ("file", "file_name", "filename", "name", "path")
+MAX_PIXELS, MAX_FRAMES = 2**29, 3000  # decoded of one file: seconds of work
+WHITE = (255, 255, 255)
 TRIES, TIMEOUT, LONGEST = 3, 10.0, 60.0  # attempts; seconds without a byte; seconds in all
 RATE, THREADS = 8.0, 8  # requests begun in a second; requests at once
 TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
@@ -140,6 +147,51 @@ def read_json_line(line: str, place: str) -> Iterator[tuple[str, str]]:
             f'expected {{"file_name": ..., "text": ...}} in {place}, got {line[:80]!r} ({error!r})'
         ) from error
     yield from ((name, text) for text in [*texts, ""])
+
+
+# ---- files -----------------------------------------------------------------------------------
+
+
+def play(path: Path) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int]]:
+    """Every frame of a file on white, with its delay in ms. Raises GifError, or what it likes."""
+    if path.suffix.lower() == ".gif":
+        return play_gif(path, MAX_PIXELS, MAX_FRAMES, WHITE)
+    return play_picture(path) if path.suffix.lower() in PICTURES else play_video(path)
+
+
+def check_bounds(frames: float, width: int, height: int) -> None:
+    if not 0 < frames <= MAX_FRAMES or frames * width * height > MAX_PIXELS:
+        raise GifError(f"too large: {frames:.0f} frames of {width}x{height}, accepted are "
+                           f"{MAX_FRAMES} frames and {MAX_PIXELS} pixels in all")  # fmt: skip
+
+
+def play_picture(path: Path) -> Iterator[tuple[np.ndarray, int]]:
+    """WebP and APNG, by Pillow."""
+    if path.stat().st_size > MAX_BYTES:
+        raise GifError(f"too large: {path.stat().st_size} bytes, accepted are {MAX_BYTES}")
+    with Image.open(path, formats=["WEBP", "PNG"]) as image:
+        count = getattr(image, "n_frames", 1)
+        check_bounds(count, *image.size)
+        under = Image.new("RGBA", image.size, (*WHITE, 255))
+        for number in range(count):
+            image.seek(number)
+            shown = Image.alpha_composite(under, image.convert("RGBA")).convert("RGB")
+            delay = round(image.info.get("duration", 0))
+            yield np.asarray(shown), delay if delay > 10 else 100
+
+
+def play_video(path: Path) -> Iterator[tuple[np.ndarray, int]]:
+    """MP4 and WebM, by ffmpeg."""
+    import imageio_ffmpeg
+
+    with contextlib.closing(imageio_ffmpeg.read_frames(str(path))) as frames:
+        about = next(frames)
+        (width, height), fps = about["size"], about["fps"]
+        check_bounds(max(1, about["duration"] * fps), width, height)
+        for number, raw in enumerate(frames):
+            check_bounds(number + 1, width, height)
+            delay = round((number + 1) * 1000 / fps) - round(number * 1000 / fps)
+            yield np.frombuffer(raw, np.uint8).reshape(height, width, 3), delay
 
 
 # ---- MSR-VTT ---------------------------------------------------------------------------------

@@ -42,9 +42,12 @@ class Tokenizer:
     def encode(self, prompt: str | None) -> Int[np.ndarray, " n"]:
         """The ids of a prompt, padded with 0 to `max_tokens`; None is the null prompt.
 
-        Raises `PromptError` for an empty or long prompt, or an unknown word.
+        So is the empty prompt where no words are known at all. Raises `PromptError` for an empty or
+        long prompt, or an unknown word.
         """
-        words = [NULL] if prompt is None else split(prompt)
+        words = [NULL] if prompt is None or (not prompt and not self.words) else split(prompt)
+        if prompt and not self.words:
+            raise PromptError(f"this model was trained without captions: leave {prompt!r} out")
         if not words:
             raise PromptError(f"the prompt {prompt!r} has no words; try {self.example()!r}")
         if len(words) > self.max_tokens:
