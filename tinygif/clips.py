@@ -49,7 +49,7 @@ class Settings:
     size: int = 32
     """Side in pixels."""
     frames: int = 16
-    fps: float | None = None
+    fps: int | float | None = None
     """Take frames / fps seconds from the middle, and begin short clips again; else all of it."""
     crop: Literal["center", "letterbox"] = "center"
     """Cut to a square, or add white bars."""

@@ -24,7 +24,7 @@ class DataConfig:
     frames: int = 16
     channels: Literal[1, 3] = 1
     """1 is gray; 3 is in colour, and colours the digits and names their colours in captions."""
-    fps: float = 8
+    fps: int | float = 8
     """Frames per second of the GIFs that are written."""
     flip: bool = False
     """Show clips of a folder mirrored, every other time; captions swap left and right."""

@@ -16,6 +16,7 @@ from tinygif.shapes import Shapes
 from tinygif.sources import SourceError
 from tinygif.text import split
 
+MIRROR = {"left": "right", "right": "left"}
 DRAWN = {"moving_mnist": MovingMNIST, "shapes": Shapes}
 
 
@@ -48,9 +49,11 @@ class Clips:
             )
         every = [] if config.unconditional else [row["captions"] for row in self.rows]
         counts = Counter(itertools.chain(*(split(text) for texts in every for text in texts)))
-        self.words = sorted(word for word, count in counts.items() if count > 1)
-        self.dropped = sorted(set(counts) - set(self.words))
-        known, self.cut, self.captions = set(self.words), 0, []
+        known = {word for word, count in counts.items() if count > 1}
+        if config.flip and known & set(MIRROR):
+            known |= set(MIRROR)
+        self.words, self.dropped = sorted(known), sorted(set(counts) - known)
+        self.cut, self.captions = 0, []
         for texts in every:
             lists = [[word for word in split(text) if word in known] for text in texts]
             self.cut += sum(len(words) > max_tokens for words in lists)
@@ -105,8 +108,7 @@ class Clips:
 
 def mirrored(caption: str | None) -> str | None:
     """A caption of the mirror image."""
-    swap = {"left": "right", "right": "left"}
-    return caption and " ".join(swap.get(word, word) for word in caption.split())
+    return caption and " ".join(MIRROR.get(word, word) for word in caption.split())
 
 
 def defaults(name: str) -> DataConfig:

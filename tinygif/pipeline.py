@@ -27,7 +27,9 @@ SHIPPED = Path(__file__).parent / "weights" / "moving_mnist.safetensors"
 class Clips:
     """Clips as an array, `uint8 (b, f, h, w, c)`, that moves when a notebook shows it."""
 
-    def __init__(self, array: UInt8[np.ndarray, "b f h w c"], captions: Sequence[str], fps: int):
+    def __init__(
+        self, array: UInt8[np.ndarray, "b f h w c"], captions: Sequence[str], fps: int | float
+    ):
         self.array, self.captions, self.fps = array, list(captions), fps
         self.shape, self.dtype = array.shape, array.dtype
 
