@@ -287,7 +287,7 @@ def test_nothing_to_keep_is_an_error_that_names_the_reasons(tmp_path):
         prepare(tmp_path / "gifs", tmp_path / "set", SMALL, workers=1)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RecursionError(), AssertionError("x"), EOFError()])
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError(), SyntaxError("x"), EOFError()])
 def test_whatever_a_decoder_raises_is_a_skip(source, tmp_path, monkeypatch, error):
     def fail(path, settings):
         if path.name == "04.gif":
@@ -303,7 +303,8 @@ def test_videos_without_ffmpeg_name_the_extra_before_the_work(tmp_path, monkeypa
     source = make(tmp_path / "gifs", 2, broken=False)
     (source / "a.mp4").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(SourceError, match=r'1 of 3 files are videos.*pip install "tinygif\[video\]"'):
+    says = r'1 of 3 files are videos.*pip install "tinygif\[video\]"'
+    with pytest.raises(SourceError, match=says):
         prepare(source, tmp_path / "set", SMALL)
 
 

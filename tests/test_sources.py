@@ -40,8 +40,10 @@ def test_a_text_file_beside_a_clip_has_a_caption_a_line(tmp_path):
     (tmp_path / "b.txt").write_bytes("\ufeffa cat\r\n\r\n  two   cats \na cat\n".encode())
     (tmp_path / "deep/er/a.txt").write_text("caf\u00e9 \u4eba \u2028 there", encoding="utf-8")
     assert captions(tmp_path) == {
-        "b.gif": ("a cat", "two cats"), "deep/er/a.GIF": ("caf\u00e9 \u4eba there",), "none.gif": (),
-    }  # fmt: skip
+        "b.gif": ("a cat", "two cats"),
+        "deep/er/a.GIF": ("caf\u00e9 \u4eba there",),
+        "none.gif": (),
+    }
     assert collect(tmp_path)[0].path == tmp_path / "b.gif"
 
 
@@ -238,8 +240,10 @@ def server(monkeypatch):
 TEMPORARY = {"slow": "no answer: TimeoutError", "drip": "no answer: TimeoutError",
              "hangup": "no answer: RemoteDisconnected", "cut": "no answer: ConnectionError",
              "500": "dead link: 500"}  # fmt: skip
-FINAL = {"404": "dead link: 404", "410": "dead link: 410", "loop": "dead link: 301",
-         "html": "dead link: what came is no GIF", "huge": "too large: more than 4000 bytes"}  # fmt: skip
+FINAL = {
+    "404": "dead link: 404", "410": "dead link: 410", "loop": "dead link: 301",
+    "html": "dead link: what came is no GIF", "huge": "too large: more than 4000 bytes",
+}  # fmt: skip
 FINE = ("ok", "moved", "busy")
 
 

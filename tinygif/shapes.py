@@ -80,8 +80,8 @@ class Shapes:
         plan = draw_plan(rng)
         shape, color, background, motion = plan
         clip = draw(plan, rng, self.config.frames, self.config.size)
-        start = rng.integers(self.config.frames - self.frames + 1)
         words = f"a {color} {shape} {rng.choice(MOTIONS[motion])} on a {background} background"
+        start = rng.integers(self.config.frames - self.frames + 1)
         return clip[start : start + self.frames], words
 
     def with_frames(self, frames: int) -> "Shapes":

@@ -159,7 +159,7 @@ def play(path: Path) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int]]:
     return play_picture(path) if path.suffix.lower() in PICTURES else play_video(path)
 
 
-def check_bounds(frames: float, width: int, height: int) -> None:
+def check_bounds(frames: int | float, width: int, height: int) -> None:
     if not 0 < frames <= MAX_FRAMES or frames * width * height > MAX_PIXELS:
         raise GifError(f"too large: {frames:.0f} frames of {width}x{height}, accepted are "
                            f"{MAX_FRAMES} frames and {MAX_PIXELS} pixels in all")  # fmt: skip
