@@ -47,7 +47,7 @@ def make(folder: Path, count: int = 10, broken: bool = True) -> Path:
         write_gif(folder / f"{i:02d}.gif", clip if i else clip[:1].repeat(2, 0))
         (folder / f"{i:02d}.txt").write_text(f"clip {i}\nthe number {i}")
     if broken:
-        data = (folder / "03.gif").read_bytes()
+        data = (folder / "01.gif").read_bytes()
         (folder / "cut.gif").write_bytes(data[:-40])
         (folder / "html.gif").write_text("<html>")
         (folder / "bomb.gif").write_bytes(data[:6] + b"\x60\xea\x60\xea" + data[10:])
@@ -119,7 +119,8 @@ def test_crops_are_centred_and_letterboxes_white(tmp_path):
     wide[:, :, 8:16] = 120, 60, 30
     write_gif(tmp_path / "a.gif", wide)
     square, _ = read_clip(tmp_path / "a.gif", Settings(size=4, frames=1))
-    assert (square == [120, 60, 30]).all()
+    assert np.abs(square[:, :, 1:3].astype(int) - [120, 60, 30]).max() <= 2
+    assert np.abs(square.astype(int) - [120, 60, 30]).max() < 20  # a little of what is beyond
     boxed, _ = read_clip(tmp_path / "a.gif", Settings(size=24, frames=1, crop="letterbox"))
     assert (boxed[0, :8] == 255).all() and (boxed[0, 16:] == 255).all()
     np.testing.assert_array_equal(boxed[0, 8:16], wide[0])
@@ -201,8 +202,10 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(
     seen = []
     monkeypatch.setattr(clips, "read_clip", lambda path, s: seen.append(path) or read(path, s))
     prepare(source, tmp_path / "set", SMALL, workers=1)
-    assert len(seen) <= 15 - 4 * min(4, when + after)  # what was done is not done again
-    shutil.rmtree(next((tmp_path / "set").glob("parts-*")), ignore_errors=True)
+    assert len(seen) <= max(0, 15 - 4 * (when + after))  # what was done is not done again
+    for rest in (tmp_path / "set").glob("parts-*"):  # stopped after the report, before they went
+        assert after and when == WRITES - 1
+        shutil.rmtree(rest)
     assert same(tmp_path / "set", whole)
 
 
@@ -334,7 +337,7 @@ def test_odd_files_of_other_projects_become_clips_or_reasons(real_data, tmp_path
             shutil.copy(path, folder / f"{i:03d}.gif")
     report = read_report(prepare(folder, tmp_path / "set", SMALL, workers=1))
     assert report["kept"] + report["skipped"] == len(list(folder.iterdir()))
-    assert report["skipped"] == 13
+    assert report["skipped"] == 12
     assert {why.partition(":")[0] for why in report["skips"].values()} == {"broken", "no frames"}
     assert not re.search("0x[0-9a-f]{6}|tmp", str(report["skips"]))  # no address, no path
 

@@ -8,6 +8,7 @@
 `prepare` writes clips.npy, captions.jsonl and report.json (kept, skipped, why). Lesson 14.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import io
@@ -134,9 +135,8 @@ def fingerprint(items: list[Item], settings: Settings) -> str:
     digest = hashlib.blake2b(json.dumps([VERSION, asdict(settings)]).encode(), digest_size=16)
     for item in tqdm(items, "reading", leave=False, delay=1):
         digest.update(json.dumps([item.name, item.captions, item.why]).encode())
-        if item.path is not None and item.path.is_file():
-            with open(item.path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "blake2b").digest())
+        with contextlib.suppress(OSError), open(item.path or os.devnull, "rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
 
 
@@ -214,11 +214,11 @@ def join(parts: list[Path], out: Path, report: dict[str, Any]) -> None:
         part.replace(out / CLIPS)
     finally:
         part.unlink(missing_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+    lines = "".join(json.dumps(row) + "\n" for row in kept)
     gif.write_whole(out / CAPTIONS, lines.encode())
     report |= {"kept": len(kept), "skipped": len(skips), "reasons": dict(reasons.most_common()),
                "skips": skips}  # fmt: skip
-    gif.write_whole(out / REPORT, json.dumps(report, indent=1, ensure_ascii=False).encode())
+    gif.write_whole(out / REPORT, json.dumps(report, indent=1).encode())
 
 
 def read_report(folder: Path) -> dict[str, Any]:

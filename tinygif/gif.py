@@ -21,7 +21,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
-MAX_BYTES = 2**26  # of a file that is read as a GIF
+MAX_BYTES, MAX_CANVAS = 2**26, 2**24  # of a file that is read as a GIF, and pixels of a frame
 
 
 class GifError(ValueError):
@@ -271,23 +271,24 @@ def _play(canvas: tuple[int, int], frames: Iterator[_Frame], max_pixels: int, ma
     some = list(itertools.islice(frames, max_frames + 1))
     corners = np.array([canvas] + [np.add(frame.box[:2], frame.box[2:]) for frame in some])
     width, height = corners.max(0)
-    if not 0 < len(some) <= max_frames or len(some) * width * height > max_pixels:
-        kind = "too large" if some else "no frames"
-        raise GifError(f"{kind}: {len(some)} frames of {width}x{height}, accepted are 1 to "
-                       f"{max_frames} frames and {max_pixels} pixels in all")
+    if not some:
+        raise GifError("no frames")
+    if len(some) > max_frames or width * height > min(MAX_CANVAS, max_pixels // len(some)):
+        raise GifError(f"too large: {len(some)} frames of {width}x{height}, accepted are "
+                       f"{max_frames} frames, {MAX_CANVAS} pixels each, {max_pixels} in all")
     width, height = corners[:2].max(0)
     screen = np.full((height, width, 3), background, np.uint8)
     for frame in some:
         left, top, w, h = frame.box
-        before, window = screen.copy(), screen[top : top + h, left : left + w]
+        before = screen.copy() if frame.disposal in (3, 4) else screen
+        window = screen[top : top + h, left : left + w]
         index = _decode(frame)[: window.shape[0], : window.shape[1]]
         shown = index != (-1 if frame.transparent is None else frame.transparent)
         window[shown] = frame.palette[index[shown]]
         yield screen.copy(), frame.delay if frame.delay > 10 else 100
         if frame.disposal == 2:
             window[:] = background  # not the file's background colour: no browser shows it
-        elif frame.disposal in (3, 4):
-            screen = before
+        screen = before
 
 
 def _decode(frame: _Frame) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tinygif.gif import MAX_BYTES, GifError, play_gif, write_whole
+from tinygif.gif import MAX_BYTES, MAX_CANVAS, GifError, play_gif, write_whole
 from tinygif.moving_mnist import cache_dir
 
 PICTURES, VIDEOS = (".gif", ".webp", ".apng"), (".mp4", ".webm")
@@ -160,9 +160,9 @@ def play(path: Path) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int]]:
 
 
 def check_bounds(frames: int | float, width: int, height: int) -> None:
-    if not 0 < frames <= MAX_FRAMES or frames * width * height > MAX_PIXELS:
+    if frames > MAX_FRAMES or width * height > min(MAX_CANVAS, MAX_PIXELS // frames):
         raise GifError(f"too large: {frames:.0f} frames of {width}x{height}, accepted are "
-                           f"{MAX_FRAMES} frames and {MAX_PIXELS} pixels in all")  # fmt: skip
+                       f"{MAX_FRAMES} frames, {MAX_CANVAS} pixels each, {MAX_PIXELS} in all")
 
 
 def play_picture(path: Path) -> Iterator[tuple[np.ndarray, int]]:
@@ -299,6 +299,7 @@ def fetch(url: str, wait: Callable[[], None]) -> tuple[bytes | None, str, bool]:
     """A GIF's bytes; or why there is none, and whether asking again is in vain."""
     why = ""
     for attempt in range(TRIES):
+        time.sleep(TIMEOUT / 4 * attempt)
         wait()
         try:
             data = receive(url)
@@ -314,7 +315,6 @@ def fetch(url: str, wait: Callable[[], None]) -> tuple[bytes | None, str, bool]:
             if data.startswith(b"GIF8"):
                 return data, "", False
             return None, "dead link: what came is no GIF", True
-        time.sleep(TIMEOUT / 10 * attempt)
     return None, why, False
 
 
