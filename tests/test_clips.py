@@ -203,9 +203,6 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(
     monkeypatch.setattr(clips, "read_clip", lambda path, s: seen.append(path) or read(path, s))
     prepare(source, tmp_path / "set", SMALL, workers=1)
     assert len(seen) <= max(0, 15 - 4 * (when + after))  # what was done is not done again
-    for rest in (tmp_path / "set").glob("parts-*"):  # stopped after the report, before they went
-        assert after and when == WRITES - 1
-        shutil.rmtree(rest)
     assert same(tmp_path / "set", whole)
 
 

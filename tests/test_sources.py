@@ -128,10 +128,14 @@ def test_other_pictures_play_with_their_delays_on_white(tmp_path, name):
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch, name):
     frames = [Image.new("RGB", (6, 4), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-    monkeypatch.setattr(sources, "MAX_PIXELS", 47)
+    monkeypatch.setattr(sources, "MOST", (9, 47))
     with pytest.raises(GifError, match="^too large: 2 frames of 6x4, accepted are"):
         next(play(tmp_path / name))
-    monkeypatch.setattr(sources, "MAX_PIXELS", 48)
+    monkeypatch.setattr(sources, "MOST", (1, 48))
+    with pytest.raises(GifError, match="^too large: 2 frames of 6x4, accepted are"):
+        next(play(tmp_path / name))
+    monkeypatch.setattr(sources, "MOST", (2, 48))
+    assert len(list(play(tmp_path / name))) == 2
     monkeypatch.setattr(sources, "MAX_BYTES", 3)
     monkeypatch.setattr(gif, "MAX_BYTES", 3)
     with pytest.raises(GifError, match="^too large: .* bytes"):

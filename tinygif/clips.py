@@ -109,20 +109,11 @@ def prepare(
                           'python -m pip install "tinygif[video]"')  # fmt: skip
     key = fingerprint(items, settings)
     out = out or cache_dir() / "clips" / f"{source.resolve().name}-{key[:12]}"
-    if (out / REPORT).exists():
-        if read_report(out)["key"] == key:
-            return out
+    if not (out / REPORT).exists():
+        make(items, out, out / f"parts-{key}", settings, workers, key)
+    elif read_report(out)["key"] != key:
         raise SourceError(f"{out} holds clips of other content or other settings: choose another "
                           "--out, or delete it")  # fmt: skip
-    parts = out / f"parts-{key}"
-    try:
-        parts.mkdir(parents=True, exist_ok=True)
-        check_room(out, len(items), settings)
-        decode(items, settings, parts, workers)
-        join(sorted(parts.glob("*.npz")), out, {"key": key, "settings": asdict(settings)})
-    except OSError as error:
-        raise SourceError(f"cannot write to {out} ({error.strerror}): free some space or choose "
-                          "another --out; what is done is kept") from error  # fmt: skip
     for done in out.glob("parts-*"):
         shutil.rmtree(done)
     return out
@@ -138,6 +129,20 @@ def fingerprint(items: list[Item], settings: Settings) -> str:
         with contextlib.suppress(OSError), open(item.path or os.devnull, "rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
+
+
+def make(
+    items: list[Item], out: Path, parts: Path, settings: Settings, workers: int | None, key: str
+) -> None:
+    """Decode into `parts`, then join these into `out`."""
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        check_room(out, len(items), settings)
+        decode(items, settings, parts, workers)
+        join(parts, out, {"key": key, "settings": asdict(settings)})
+    except OSError as error:
+        raise SourceError(f"cannot write to {out} ({error.strerror}): free some space or choose "
+                          "another --out; what is done is kept") from error  # fmt: skip
 
 
 def check_room(out: Path, clips: int, settings: Settings) -> None:
@@ -192,28 +197,28 @@ def write_part(job: tuple[list[Item], Path], settings: Settings) -> int:
     return len(items)
 
 
-def join(parts: list[Path], out: Path, report: dict[str, Any]) -> None:
+def join(parts: Path, out: Path, report: dict[str, Any]) -> None:
     """The parts as one array, and the report, last of all: a data set with a report is whole."""
-    rows = [row for part in parts for row in json.loads(str(np.load(part)["rows"]))]
+    files, whole = sorted(parts.glob("*.npz")), parts / CLIPS
+    rows = [row for file in files for row in json.loads(str(np.load(file)["rows"]))]
     kept = [row for row in rows if "why" not in row]
     skips = {row["name"]: row["why"] for row in rows if "why" in row}
     reasons = Counter(why.partition(":")[0] for why in skips.values())
     if not kept:
         raise SourceError(f"none of {len(rows)} clips can be read: {dict(reasons)}; the first: "
                           f"{next(iter(skips.items()))}")  # fmt: skip
-    part = out / f".{CLIPS}.{os.getpid()}.part"
-    shape = (len(kept), *np.load(parts[0])["clips"].shape[1:])
+    shape = (len(kept), *np.load(files[0])["clips"].shape[1:])
     try:
-        with open(part, "wb") as file:  # not memory-mapped: a full disk is to be an error
+        with open(whole, "wb") as file:  # not memory-mapped: a full disk is to be an error
             about = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, about)
-            for path in parts:
-                file.write(np.load(path)["clips"].tobytes())
+            for part in files:
+                file.write(np.load(part)["clips"].tobytes())
             file.flush()
             os.fsync(file.fileno())
-        part.replace(out / CLIPS)
+        whole.replace(out / CLIPS)
     finally:
-        part.unlink(missing_ok=True)
+        whole.unlink(missing_ok=True)
     lines = "".join(json.dumps(row) + "\n" for row in kept)
     gif.write_whole(out / CAPTIONS, lines.encode())
     report |= {"kept": len(kept), "skipped": len(skips), "reasons": dict(reasons.most_common()),
@@ -248,7 +253,7 @@ def statistics(folder: Path) -> str:
     middle = lambda values: f"{np.median(values):.0f}" if values else "-"  # noqa: E731
     delays = [row["duration"] / row["frames"] for row in rows]
     return (
-        f"{len(rows)} clips, {report['skipped']} skipped {report['reasons'] or ''}; of the files, "
+        f"{len(rows)} clips, {report['skipped']} skipped {report['reasons']}; of the files, "
         f"in the middle: {middle([row['frames'] for row in rows])} frames of {middle(delays)} ms; "
         f"{len(texts)} captions of {middle(list(map(len, texts)))} words, "
         f"{len(set(itertools.chain(*texts)))} different ones; "

@@ -47,10 +47,14 @@ class Clips:
                 "write NAME.txt beside NAME.gif, or a captions.tsv; or train without words: "
                 "--unconditional"
             )
-        every = [] if config.unconditional else [row["captions"] for row in self.rows]
+        self._choose_words([] if config.unconditional else [row["captions"] for row in self.rows],
+                           max_tokens)  # fmt: skip
+
+    def _choose_words(self, every: list[list[str]], max_tokens: int) -> None:
+        """The vocabulary, and the captions in it."""
         counts = Counter(itertools.chain(*(split(text) for texts in every for text in texts)))
         known = {word for word, count in counts.items() if count > 1}
-        if config.flip and known & set(MIRROR):
+        if self.config.flip and known & set(MIRROR):
             known |= set(MIRROR)
         self.words, self.dropped = sorted(known), sorted(set(counts) - known)
         self.cut, self.captions = 0, []

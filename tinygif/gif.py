@@ -92,14 +92,14 @@ def read_gif(path: str | Path, max_pixels: int = 2**26, max_frames: int = 1000,
     broken or too large file; a missing file stays an OSError.
     """
     try:
-        frames, delays = zip(*play_gif(Path(path), max_pixels, max_frames, background), strict=True)
+        frames, delays = zip(*play_gif(Path(path), max_frames, max_pixels, background), strict=True)
     except GifError as error:
         raise GifError(f"expected a GIF, could not read {path} ({error}): "
                        "convert it again, or leave it out") from error
     return np.stack(frames), np.array(delays)
 
 
-def play_gif(path: Path, max_pixels: int = 2**26, max_frames: int = 1000,
+def play_gif(path: Path, max_frames: int = 1000, max_pixels: int = 2**26,
              background: tuple[int, int, int] = (255, 255, 255),
              ) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int]]:
     """The frames of `read_gif` one by one, each with its delay: no more than two are in memory.
@@ -115,7 +115,7 @@ def play_gif(path: Path, max_pixels: int = 2**26, max_frames: int = 1000,
     if data[:4] != b"GIF8":
         raise GifError(f"not a GIF: it starts with {data[:6]!r}")
     try:
-        yield from _play(*_scan(data), max_pixels, max_frames, background)
+        yield from _play(*_scan(data), max_frames, max_pixels, background)
     except GifError:
         raise
     except (IndexError, struct.error) as error:
@@ -123,6 +123,15 @@ def play_gif(path: Path, max_pixels: int = 2**26, max_frames: int = 1000,
     except Exception as error:  # Pillow raises OSError, SyntaxError, EOFError, ValueError, ...
         words = str(error).partition(" <")[0]  # up to the address of an object
         raise GifError(f"broken: {words or type(error).__name__}") from error
+
+
+def check_bounds(frames: int, width: int, height: int, max_frames: int, max_pixels: int) -> None:
+    """Refuse what would take too long to decode, or too much memory."""
+    if frames < 1:
+        raise GifError("no frames")
+    if frames > max_frames or width * height > min(MAX_CANVAS, max_pixels // frames):
+        raise GifError(f"too large: {frames} frames of {width}x{height}, accepted are "
+                       f"{max_frames} frames, {MAX_CANVAS} pixels each, {max_pixels} in all")
 
 
 def resample(clip: UInt8[np.ndarray, "f h w c"], delays: Sequence[int] | np.ndarray,
@@ -265,17 +274,13 @@ def _scan(data: bytes) -> tuple[tuple[int, int], Iterator[_Frame]]:
     return (width, height), frames(first)
 
 
-def _play(canvas: tuple[int, int], frames: Iterator[_Frame], max_pixels: int, max_frames: int,
+def _play(canvas: tuple[int, int], frames: Iterator[_Frame], max_frames: int, max_pixels: int,
           background: tuple[int, int, int]) -> Iterator[tuple[np.ndarray, int]]:
     """Bounds first, then frame by frame. May raise anything."""
     some = list(itertools.islice(frames, max_frames + 1))
     corners = np.array([canvas] + [np.add(frame.box[:2], frame.box[2:]) for frame in some])
-    width, height = corners.max(0)
-    if not some:
-        raise GifError("no frames")
-    if len(some) > max_frames or width * height > min(MAX_CANVAS, max_pixels // len(some)):
-        raise GifError(f"too large: {len(some)} frames of {width}x{height}, accepted are "
-                       f"{max_frames} frames, {MAX_CANVAS} pixels each, {max_pixels} in all")
+    width, height = corners.max(0).tolist()
+    check_bounds(len(some), width, height, max_frames, max_pixels)
     width, height = corners[:2].max(0)
     screen = np.full((height, width, 3), background, np.uint8)
     for frame in some:

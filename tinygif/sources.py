@@ -23,13 +23,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tinygif.gif import MAX_BYTES, MAX_CANVAS, GifError, play_gif, write_whole
+from tinygif.gif import MAX_BYTES, GifError, check_bounds, play_gif, write_whole
 from tinygif.moving_mnist import cache_dir
 
 PICTURES, VIDEOS = (".gif", ".webp", ".apng"), (".mp4", ".webm")
 TABLES = ("captions.tsv", "captions.csv", "metadata.jsonl")
 HEADERS = ("file", "file_name", "filename", "name", "path")
-MAX_PIXELS, MAX_FRAMES = 2**29, 3000  # decoded of one file: seconds of work
+MOST = 3000, 2**29  # frames and pixels that are decoded of one file: seconds of work
 WHITE = (255, 255, 255)
 TRIES, TIMEOUT, LONGEST = 3, 10.0, 60.0  # attempts; seconds without a byte; seconds in all
 RATE, THREADS = 8.0, 8  # requests begun in a second; requests at once
@@ -155,14 +155,8 @@ def read_json_line(line: str, place: str) -> Iterator[tuple[str, str]]:
 def play(path: Path) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int]]:
     """Every frame of a file on white, with its delay in ms. Raises GifError, or what it likes."""
     if path.suffix.lower() == ".gif":
-        return play_gif(path, MAX_PIXELS, MAX_FRAMES, WHITE)
+        return play_gif(path, *MOST, WHITE)
     return play_picture(path) if path.suffix.lower() in PICTURES else play_video(path)
-
-
-def check_bounds(frames: int | float, width: int, height: int) -> None:
-    if frames > MAX_FRAMES or width * height > min(MAX_CANVAS, MAX_PIXELS // frames):
-        raise GifError(f"too large: {frames:.0f} frames of {width}x{height}, accepted are "
-                       f"{MAX_FRAMES} frames, {MAX_CANVAS} pixels each, {MAX_PIXELS} in all")
 
 
 def play_picture(path: Path) -> Iterator[tuple[np.ndarray, int]]:
@@ -171,7 +165,7 @@ def play_picture(path: Path) -> Iterator[tuple[np.ndarray, int]]:
         raise GifError(f"too large: {path.stat().st_size} bytes, accepted are {MAX_BYTES}")
     with Image.open(path, formats=["WEBP", "PNG"]) as image:
         count = getattr(image, "n_frames", 1)
-        check_bounds(count, *image.size)
+        check_bounds(count, *image.size, *MOST)
         under = Image.new("RGBA", image.size, (*WHITE, 255))
         for number in range(count):
             image.seek(number)
@@ -187,9 +181,9 @@ def play_video(path: Path) -> Iterator[tuple[np.ndarray, int]]:
     with contextlib.closing(imageio_ffmpeg.read_frames(str(path))) as frames:
         about = next(frames)
         (width, height), fps = about["size"], about["fps"]
-        check_bounds(max(1, about["duration"] * fps), width, height)
+        check_bounds(max(1, round(about["duration"] * fps)), width, height, *MOST)
         for number, raw in enumerate(frames):
-            check_bounds(number + 1, width, height)
+            check_bounds(number + 1, width, height, *MOST)
             delay = round((number + 1) * 1000 / fps) - round(number * 1000 / fps)
             yield np.frombuffer(raw, np.uint8).reshape(height, width, 3), delay
 
