@@ -108,14 +108,12 @@ def draw_loss(folder: Path) -> None:
     figure.savefig(folder / "loss.png", dpi=120)
 
 
-def show(
-    folder: Path, state: training.TrainState, config: Config, words: list[str], prompts: Sequence
-) -> None:
+def show(folder: Path, step: int, pipeline: Pipeline, prompts: Sequence[str]) -> None:
     """Fixed prompts, fixed noise: what the averaged weights draw by now."""
-    pipeline = Pipeline(state.ema, config, words)
-    clips = pipeline(prompts, seed=0, steps=min(25, config.diffusion.diffusion_steps))
-    picture = grid(clips.array, captions=clips.captions, scale=max(1, 96 // config.data.size))
-    write_gif(folder / "samples" / f"{int(state.step):06d}.gif", picture, config.data.fps)
+    data, most = pipeline.config.data, pipeline.config.diffusion.diffusion_steps
+    clips = pipeline(prompts, seed=0, steps=min(25, most))
+    picture = grid(clips.array, captions=clips.captions, scale=max(1, 96 // data.size))
+    write_gif(folder / "samples" / f"{step:06d}.gif", picture, data.fps)
 
 
 def open_log(folder: Path, step: int) -> None:
@@ -175,7 +173,7 @@ def train(
             checkpoint.save(folder, state, config, words)
             draw_loss(folder)
         if done % options.sample_every == 0 or done == options.steps:
-            show(folder, state, config, words, dataset.prompts)
+            show(folder, done, Pipeline(state.ema, config, words), dataset.prompts)
     bar.close()
 
 
