@@ -20,8 +20,8 @@ import tyro
 class Options:
     """Turn sentences into GIFs with a trained model."""
 
-    prompt: tuple[str, ...] = ("",)
-    """One or more sentences; several make a captioned grid. None for a model without captions."""
+    prompt: tuple[str, ...]
+    """One or more sentences; several make a captioned grid. "" for a model without captions."""
     checkpoint: Path | None = None
     """A run folder or a model file; by default the newest run."""
     out: Path | None = None

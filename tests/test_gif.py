@@ -294,6 +294,17 @@ def test_flipped_bytes_raise_nothing_else(path, changes):
     assert clip.dtype == np.uint8 and len(clip) == len(delays) and delays.min() >= 20
 
 
+@pytest.mark.parametrize("error", [SyntaxError, EOFError, MemoryError, Image.DecompressionBombError])
+def test_whatever_pillow_raises_becomes_a_reason(path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error("at <_io.BytesIO object at 0x7f>")
+
+    path.write_bytes(GOOD)
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(GifError, match=r"could not read .* \(broken: at\)"):  # and no address
+        read_gif(path)
+
+
 def test_three_thousand_damaged_files_raise_nothing_else(path):
     """Cuts and flipped bits, of several files; what is decoded stays within the bounds."""
     frames = [(0, 0, [[1, 1], [1, 1]]), (1, 0, [[2]]), (0, 1, [[0, 2]]), (1, 1, [[1]])]

@@ -70,13 +70,13 @@ def test_a_prompt_becomes_a_gif_named_after_it(run, here, capsys):
     assert "seed 3" in said and "a_7_moving_left.gif" in said and "in 2 steps" in said
 
 
-def test_a_model_without_captions_needs_no_prompt(here):
+def test_a_model_without_captions_takes_an_empty_prompt(here):
     folder = here / "mute"
     folder.mkdir()
     rows = lambda s: (s.model.text.embedding, s.ema.text.embedding)  # noqa: E731
     now = state()
     checkpoint.save(folder, eqx.tree_at(rows, now, [x[:2] for x in rows(now)]), CONFIG, [])
-    assert call("--checkpoint", folder, "--seed", 3) == 0
+    assert call("--prompt", "", "--checkpoint", folder, "--seed", 3) == 0
     assert (here / "clip.gif").exists()
 
 
