@@ -294,7 +294,10 @@ def test_flipped_bytes_raise_nothing_else(path, changes):
     assert clip.dtype == np.uint8 and len(clip) == len(delays) and delays.min() >= 20
 
 
-@pytest.mark.parametrize("error", [SyntaxError, EOFError, MemoryError, Image.DecompressionBombError])
+BOMB = Image.DecompressionBombError
+
+
+@pytest.mark.parametrize("error", [SyntaxError, EOFError, MemoryError, BOMB])
 def test_whatever_pillow_raises_becomes_a_reason(path, monkeypatch, error):
     def fail(*_, **__):
         raise error("at <_io.BytesIO object at 0x7f>")

@@ -270,6 +270,13 @@ def test_every_link_is_a_gif_or_a_reason(server, tmp_path):
     assert set(Server.seen) == {f"/{name}_1.gif" for name in TEMPORARY}
 
 
+def test_without_a_network_it_does_not_try_every_link(server, tmp_path):
+    urls = [f"{server}500_{i}.gif" for i in range(200)]
+    with pytest.raises(SourceError, match="50 links one after another .*dead link: 500. Is there"):
+        download([f"{server}ok_1.gif", *urls], tmp_path)
+    assert len(Server.seen) < 100 and len(list(tmp_path.glob("*.gif"))) == 1
+
+
 def test_a_stopped_download_goes_on(server, tmp_path, monkeypatch):
     urls = [f"{server}ok_{i}.gif" for i in range(12)]
     write, left = sources.write_whole, iter(range(5))

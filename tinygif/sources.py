@@ -33,6 +33,7 @@ MOST = 3000, 2**29  # frames and pixels that are decoded of one file: seconds of
 WHITE = (255, 255, 255)
 TRIES, TIMEOUT, LONGEST = 3, 10.0, 60.0  # attempts; seconds without a byte; seconds in all
 RATE, THREADS = 8.0, 8  # requests begun in a second; requests at once
+SILENT = 50  # links one after another that do not answer, until the network is blamed
 TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -255,7 +256,7 @@ def download(urls: list[str], folder: Path) -> dict[str, str]:
             write_whole(folder / file_name(url), data)
         return url, why, final
 
-    pool = ThreadPoolExecutor(THREADS)
+    pool, silent = ThreadPoolExecutor(THREADS), 0
     try:
         with open(folder / "manifest.jsonl", "a") as manifest:
             done = pool.map(one, todo)
@@ -264,6 +265,11 @@ def download(urls: list[str], folder: Path) -> dict[str, str]:
                     failures[url] = why
                 if final:
                     print("\n" + json.dumps({"url": url, "why": why}), file=manifest, flush=True)
+                silent = silent + 1 if why and not final else 0
+                if silent == SILENT:
+                    raise SourceError(f"{SILENT} links one after another gave nothing, the last: "
+                                      f"{why}. Is there a network? The same command goes on from "
+                                      "here.")  # fmt: skip
     finally:
         pool.shutdown(cancel_futures=True)
     return failures
