@@ -21,7 +21,7 @@ class Options:
     """Turn sentences into GIFs with a trained model."""
 
     prompt: tuple[str, ...]
-    """One or more sentences; several make a captioned grid."""
+    """One or more sentences; several make a captioned grid. "" for a model without captions."""
     checkpoint: Path | None = None
     """A run folder or a model file; by default the newest run."""
     out: Path | None = None
@@ -99,7 +99,7 @@ def main(options: Options) -> None:
         picture = gif.enlarge(clips[0], scale)
     else:
         picture = gif.grid(clips, captions=prompts, scale=scale)
-    out = options.out or Path("_".join(options.prompt[0].split()[:8]) + ".gif")
+    out = options.out or Path(("_".join(options.prompt[0].split()[:8]) or "clip") + ".gif")
     gif.write(out, picture, data.fps if options.fps is None else options.fps)
     print(f"wrote {out} in {time.time() - began:.1f} s, seed {seed}")
 

@@ -2,6 +2,7 @@
 
     python train.py --dataset moving_mnist                  # two CPU cores, under 15 minutes
     python train.py --dataset moving_mnist --preset small   # one GPU
+    python train.py --dataset path/to/folder                # captioned GIFs; or shapes
     python train.py --resume                                # go on with the newest run
 
 Writes runs/NAME/: model.safetensors, state.safetensors, log.jsonl, loss.png, samples/*.gif.
@@ -12,6 +13,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -24,11 +26,11 @@ from tqdm import tqdm
 
 from tinygif import checkpoint, training
 from tinygif.config import PRESETS, Config
-from tinygif.data import batch, prefetch
+from tinygif.data import Dataset, batch, prefetch
+from tinygif.datasets import defaults, open_dataset
 from tinygif.embeddings import reader, settle
 from tinygif.gif import grid, write_gif
-from tinygif.moving_mnist import MovingMNIST
-from tinygif.pipeline import Pipeline
+from tinygif.pipeline import Pipeline, find
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Run(Config):
     """Folder of the run; by default a new one below runs/."""
     resume: bool = False
     """Go on with the run in --out, or the newest, with its own settings."""
+    init: str | None = None
+    """Begin with the weights of a checkpoint, or of the shipped one, moving_mnist: its model and
+    diffusion are the defaults of flags, what fits is kept, new words get new rows."""
 
 
 # ---- what to run, and where ------------------------------------------------------------------
@@ -47,7 +52,13 @@ class Run(Config):
 def parse() -> Run:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(PRESETS), default="tiny")
-    default = Run(**vars(PRESETS[first.parse_known_args()[0].preset]))
+    first.add_argument("--dataset", default="moving_mnist")
+    first.add_argument("--init")
+    known = first.parse_known_args()[0]
+    default = Run(**vars(PRESETS[known.preset]) | {"data": defaults(known.dataset)})
+    if known.init is not None:
+        _, config, _, _ = checkpoint.load_model(find(known.init))
+        default = replace(default, model=config.model, diffusion=config.diffusion)
     return tyro.cli(Annotated[Run, tyro.conf.OmitArgPrefixes], default=default, description=__doc__)
 
 
@@ -55,7 +66,7 @@ def choose_folder(run: Run) -> Path:
     if run.out is None and run.resume:
         return checkpoint.newest(checkpoint.STATE).parent
     if run.out is None:
-        name, n = f"{run.data.dataset}-{run.preset}", 1
+        name, n = f"{Path(run.data.dataset).resolve().name}-{run.preset}", 1
         while (folder := Path("runs") / (name if n == 1 else f"{name}-{n}")).exists():
             n += 1
         return folder
@@ -66,19 +77,21 @@ def choose_folder(run: Run) -> Path:
     return run.out
 
 
-def start(run: Run, folder: Path) -> tuple[training.TrainState, Config, MovingMNIST]:
-    """The state to begin with, new or resumed; the config it has; the data."""
+def start(run: Run, folder: Path) -> tuple[training.TrainState, Config, Dataset, list[str]]:
+    """The state to begin with, new or resumed; the config it has; the data; the vocabulary."""
     if run.resume:
-        state, config, _ = checkpoint.load_state(folder)
-        return state, config, MovingMNIST(config.data)
+        state, config, words = checkpoint.load_state(folder)
+        return state, config, open_dataset(config)[0], words
     config = Config(**{f.name: getattr(run, f.name) for f in dataclasses.fields(Config)})
     config.check()
-    dataset = MovingMNIST(config.data)  # the config keeps where the digits came from: see --resume
-    data, model = replace(config.data, mnist_dir=dataset.source), settle(config.model)
-    config = replace(config, data=data, model=model)
-    key = jax.random.key(config.train.seed)
-    state = training.init_state(config, len(dataset.words) + 2, key=key)
-    return state, config, dataset
+    config = replace(config, model=settle(config.model))
+    dataset, config = open_dataset(config)  # the config keeps where clips came from: see --resume
+    words, key = dataset.words, jax.random.key(config.train.seed)
+    if run.init is None:
+        return training.init_state(config, len(words) + 2, key=key), config, dataset, words
+    state, words, said = checkpoint.transplant(find(run.init), config, words, key=key)
+    print(said)
+    return state, config, dataset, words
 
 
 # ---- save, sample, log -----------------------------------------------------------------------
@@ -96,12 +109,12 @@ def draw_loss(folder: Path) -> None:
     figure.savefig(folder / "loss.png", dpi=120)
 
 
-def show(folder: Path, state: training.TrainState, config: Config, dataset: MovingMNIST) -> None:
+def show(folder: Path, step: int, pipeline: Pipeline, prompts: Sequence[str]) -> None:
     """Fixed prompts, fixed noise: what the averaged weights draw by now."""
-    pipeline = Pipeline(state.ema, config, dataset.words)
-    clips = pipeline(dataset.prompts, seed=0, steps=min(25, config.diffusion.diffusion_steps))
-    picture = grid(clips.array, captions=clips.captions, scale=max(1, 96 // config.data.size))
-    write_gif(folder / "samples" / f"{int(state.step):06d}.gif", picture, config.data.fps)
+    data, most = pipeline.config.data, pipeline.config.diffusion.diffusion_steps
+    clips = pipeline(prompts, seed=0, steps=min(25, most))
+    picture = grid(clips.array, captions=clips.captions, scale=max(1, 96 // data.size))
+    write_gif(folder / "samples" / f"{step:06d}.gif", picture, data.fps)
 
 
 def open_log(folder: Path, step: int) -> None:
@@ -116,24 +129,11 @@ def open_log(folder: Path, step: int) -> None:
 # ---- the run ---------------------------------------------------------------------------------
 
 
-def fit_steps(config: Config, inputs: tuple, state: training.TrainState, began: float) -> int:
-    """How many steps end `minutes` after `began`, by the speed of a few on a copy of the state.
-
-    The first call compiles. A part is left over for sample grids and checkpoints.
-    """
-    state, times = jax.tree.map(training.copy, state), []
-    for _ in range(8):
-        mark = time.time()
-        state, metrics = training.train_step(inputs, state)
-        jax.block_until_ready(metrics)
-        times.append(time.time() - mark)
-    left = 60 * config.train.minutes - (time.time() - began)
-    return max(config.train.warmup, int(0.93 * left / np.median(times[1:])))
-
-
-def train(folder: Path, state: training.TrainState, config: Config, dataset: MovingMNIST) -> None:
+def train(
+    folder: Path, state: training.TrainState, config: Config, dataset: Dataset, words: list[str]
+) -> None:
     began, first, options = time.time(), int(state.step), config.train
-    texts = reader(config.model, dataset.words, dataset.captions)
+    texts = reader(config.model, words, dataset.captions)
     schedule, key = config.diffusion.build(), jax.random.key(options.seed + 1)
 
     def make(step: int) -> tuple:
@@ -149,7 +149,8 @@ def train(folder: Path, state: training.TrainState, config: Config, dataset: Mov
 
     if options.steps is None:
         some, state = training.shard(make(first), state)
-        options = replace(options, steps=fit_steps(config, inputs(first, some, 1.0), state, began))
+        steps = training.fit_steps(config, inputs(first, some, 1.0), state, began)
+        options = replace(options, steps=steps)
         config = replace(config, train=options)
     bar = tqdm(total=options.steps, initial=first, unit="step", dynamic_ncols=True, mininterval=0.5)
     log, losses, pending = open(folder / "log.jsonl", "a"), [], None
@@ -169,22 +170,21 @@ def train(folder: Path, state: training.TrainState, config: Config, dataset: Mov
             bar.set_postfix_str(f"loss {loss:.3f}, {speed:.0f} clips/s")
         if done % options.save_every == 0 or done == options.steps:
             training.finite(metrics, step)
-            checkpoint.save(folder, state, config, dataset.words)
+            checkpoint.save(folder, state, config, words)
             draw_loss(folder)
         if done % options.sample_every == 0 or done == options.steps:
-            show(folder, state, config, dataset)
+            show(folder, done, Pipeline(state.ema, config, words), dataset.prompts)
     bar.close()
 
 
 def main() -> None:
     run = parse()
-    state, config, dataset = start(run, folder := choose_folder(run))
+    state, config, dataset, words = start(run, folder := choose_folder(run))
     checkpoint.check_room(folder, state)
     open_log(folder, int(state.step))
-    print(f"{folder}: {len(dataset.images)} digits of {dataset.source}, "
-          f"{training.count(state.model) / 1e6:.1f} M weights, {jax.device_count()} x "
-          f"{jax.devices()[0].device_kind}; compiling first")  # fmt: skip
-    train(folder, state, config, dataset)
+    print(f"{folder}: {dataset.about}; {training.count(state.model) / 1e6:.1f} M weights, "
+          f"{jax.device_count()} x {jax.devices()[0].device_kind}; compiling first")  # fmt: skip
+    train(folder, state, config, dataset, words)
     print(f"wrote {folder}/: model.safetensors, state.safetensors, log.jsonl, loss.png, samples/\n"
           f'now:  python sample.py --prompt "{dataset.prompts[0]}"')  # fmt: skip
 

@@ -103,6 +103,73 @@ def test_an_exported_model_is_half_as_large_and_nearly_the_same(start, saved, tm
     assert sizes[0] < 0.65 * sizes[1]
 
 
+def test_an_exported_model_names_its_folder_but_not_its_place(start, tmp_path):
+    config = replace(CONFIG, data=replace(CONFIG.data, dataset="/home/me/pets-123"))
+    checkpoint.save(tmp_path, start, config, DATA.words)
+    checkpoint.export(tmp_path, tmp_path / "small.safetensors")
+    assert checkpoint.load_model(tmp_path / "small.safetensors")[1].data.dataset == "pets-123"
+
+
+# ---- weights for another run -----------------------------------------------------------------
+
+
+def transplanted(saved, config=CONFIG, words=DATA.words):
+    before = training.init_state(config, len({*words, *DATA.words}) + 2, key=jax.random.key(3))
+    now, every, said = checkpoint.transplant(
+        saved / checkpoint.MODEL, config, list(words), key=jax.random.key(3)
+    )
+    return leaves(before.model), now, every, said
+
+
+def test_the_same_model_is_taken_over_whole_at_step_0(start, saved):
+    _, now, words, said = transplanted(saved)
+    for tree in (now.model, now.ema):
+        for name, leaf in leaves(tree).items():
+            np.testing.assert_array_equal(leaf, leaves(start.ema)[name])
+    assert int(now.step) == 0 and words == DATA.words and said.endswith("new: 0 words")
+    some = zip(jax.tree.leaves(now.model), jax.tree.leaves(now.ema))
+    assert all(a is not b for a, b in some if hasattr(a, "shape"))  # both will be donated
+
+
+def test_new_words_get_rows_and_old_ones_keep_theirs(start, saved):
+    new = ["cat", "left", "zebra"]
+    fresh, now, words, said = transplanted(saved, words=new)
+    assert words == sorted({*DATA.words, *new}) and "new: 2 words" in said
+    table, old = now.model.text.embedding, leaves(start.ema)["text.embedding"]
+    for i, word in enumerate(["<pad>", "<null>", *words]):
+        known = ["<pad>", "<null>", *DATA.words]
+        row = old[known.index(word)] if word in known else fresh["text.embedding"][i]
+        np.testing.assert_array_equal(table[i], row)
+
+
+def test_other_colours_and_longer_prompts_leave_the_rest(start, saved):
+    config = replace(
+        CONFIG, data=replace(CONFIG.data, channels=3, size=32, frames=8),
+        model=replace(CONFIG.model, max_tokens=20),
+    )  # fmt: skip
+    fresh, now, _, said = transplanted(saved, config)
+    new = [name for name, leaf in leaves(start.ema).items() if leaf.shape != fresh[name].shape]
+    assert set(new) == {"text.places", "unet.stem.weight", "unet.head.weight", "unet.head.bias"}
+    for name, leaf in leaves(now.model).items():
+        wanted = fresh if name in new else leaves(start.ema)
+        np.testing.assert_array_equal(leaf, wanted[name])
+        assert (name in said) == (name in new)
+
+
+def test_a_model_with_little_in_common_is_refused(saved):
+    config = replace(CONFIG, model=replace(CONFIG.model, width=32, text_width=32))
+    with pytest.raises(CheckpointError, match=r"has only \d+ of \d+ arrays .* leave out flags"):
+        transplanted(saved, config)
+
+
+def test_no_words_stay_none(saved):
+    words = checkpoint.transplant(saved / checkpoint.MODEL, CONFIG, [], key=jax.random.key(0))[1]
+    assert words == []
+
+
+# ---- what is stored --------------------------------------------------------------------------
+
+
 def test_every_field_of_a_config_comes_back(start, tmp_path):
     config = replace(
         CONFIG, preset="small", data=replace(CONFIG.data, digits=2, hold_out=False, fps=3),

@@ -17,7 +17,7 @@ sizes, seeds = st.integers(1, 50), st.integers(0, 2**31)
 
 
 class Numbers:
-    """Clips whose only pixel tells their index."""
+    """Clips whose only pixel tells their number; the caption also tells the epoch."""
 
     words = ["clip"]
 
@@ -25,13 +25,14 @@ class Numbers:
         self.size = size
 
     def __getitem__(self, index: int):
-        return np.full((1, 1, 1, 1), index, np.uint8), f"clip {index}"
+        epoch, i = divmod(index, self.size) if self.size else (0, index)
+        return np.full((1, 1, 1, 1), i % 256, np.uint8), f"clip {i} of epoch {epoch}"
 
 
 @given(sizes, seeds, st.integers(0, 5))
 def test_every_clip_comes_once_an_epoch(size, seed, epoch):
     stream = [index_at(size, seed, epoch * size + i) for i in range(size)]
-    assert sorted(stream) == list(range(size))
+    assert sorted(stream) == list(range(epoch * size, (epoch + 1) * size))
 
 
 @given(sizes, seeds, st.integers(1, 7))
@@ -39,8 +40,9 @@ def test_batches_are_the_stream_cut_in_pieces(size, seed, batch_size):
     """Also across the end of an epoch: no clip is skipped, none is shown twice."""
     stream = [index_at(size, seed, i) for i in range(4 * batch_size)]
     cut = [batch(Numbers(size), seed, step, batch_size) for step in range(4)]
-    assert [int(i) for clips, _ in cut for i in clips.ravel()] == stream
-    assert [text for _, texts in cut for text in texts] == [f"clip {i}" for i in stream]
+    assert [int(i) for clips, _ in cut for i in clips.ravel()] == [i % size for i in stream]
+    texts = [f"clip {i % size} of epoch {k // size}" for k, i in enumerate(stream)]
+    assert [text for _, some in cut for text in some] == texts
     assert cut[0][0].shape == (batch_size, 1, 1, 1, 1) and cut[0][0].dtype == np.uint8
 
 
@@ -57,7 +59,7 @@ def test_a_resumed_run_sees_the_same_batches(seed, start):
 
 def test_epochs_and_seeds_have_orders_of_their_own():
     orders = {
-        tuple(index_at(40, seed, epoch * 40 + i) for i in range(40))
+        tuple(index_at(40, seed, epoch * 40 + i) % 40 for i in range(40))
         for seed in range(3) for epoch in range(3)
     }  # fmt: skip
     assert len(orders) == 9 and tuple(range(40)) not in orders
@@ -65,7 +67,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 
 def test_an_endless_data_set_is_read_by_position():
     assert [index_at(None, 7, i) for i in (0, 5, 10**9)] == [0, 5, 10**9]
-    assert batch(Numbers(None), 7, 3, 2)[1] == ["clip 6", "clip 7"]
+    assert batch(Numbers(None), 7, 3, 2)[1] == ["clip 6 of epoch 0", "clip 7 of epoch 0"]
 
 
 def test_an_empty_data_set_is_refused():

@@ -176,13 +176,13 @@ def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
 
 # ---- reading what others wrote ---------------------------------------------------------------
 
-def handmade(frames, canvas=(2, 2), delays=None, transparent=None, trailer=b";"):
+def handmade(frames, canvas=(2, 2), delays=None, transparent=None, trailer=b";", disposals=None):
     """A GIF of (left, top, image) frames, palette 0 black, 1 white, 2 red."""
     palette = bytes([0, 0, 0, 255, 255, 255, 255, 0, 0, 0, 0, 0])
     data = b"GIF89a" + struct.pack("<HHBBB", *canvas, 0x81, 0, 0) + palette
     for number, (left, top, image) in enumerate(frames):
         delay = 10 if delays is None else delays[number]
-        flag = 0 if transparent is None else 1
+        flag = (0 if transparent is None else 1) | (disposals[number] << 2 if disposals else 0)
         data += b"!\xf9\x04" + struct.pack("<BHB", flag, delay, transparent or 0) + b"\0"
         image = Image.fromarray(np.array(image, np.uint8))
         image.putpalette(palette)
@@ -213,6 +213,44 @@ def test_what_was_never_drawn_shows_the_background(path):
 def test_a_later_frame_does_not_enlarge_the_canvas(path):
     clip, _ = read_bytes(handmade([(0, 0, [[1, 1], [1, 1]]), (1, 1, [[2] * 5] * 5)]), path)
     assert clip.shape == (2, 2, 2, 3) and clip[1, 1, 1].tolist() == [255, 0, 0]
+
+
+RED, WHITE, BLACK, PAPER = [255, 0, 0], [255] * 3, [0] * 3, [1, 2, 3]
+
+
+@pytest.mark.parametrize(("disposal", "under"), [
+    (0, WHITE), (1, WHITE), (2, PAPER), (3, BLACK), (4, BLACK), (5, WHITE)
+])  # fmt: skip
+def test_frames_are_taken_away_as_their_disposal_says(path, disposal, under):
+    """2 leaves nothing, not the colour that the file names as its background; 3 what was before."""
+    frames = [(0, 0, [[0, 0], [0, 0]]), (1, 0, [[1]]), (0, 1, [[2]])]
+    data = handmade(frames, disposals=[1, disposal, 1])
+    clip, _ = read_bytes(data, path, background=tuple(PAPER))
+    assert clip[1].tolist() == [[BLACK, WHITE], [BLACK, BLACK]]
+    assert clip[2].tolist() == [[BLACK, under], [RED, BLACK]]
+
+
+def test_what_no_frame_covers_shows_the_background(path):
+    clip, _ = read_bytes(handmade([(1, 1, [[2]])]), path, background=tuple(PAPER))
+    assert clip[0].tolist() == [[PAPER, PAPER], [PAPER, RED]]
+
+
+def test_the_canvas_has_room_for_the_first_frame(path):
+    clip, _ = read_bytes(handmade([(1, 0, [[2, 2]]), (0, 1, [[1] * 5])]), path)
+    assert clip.shape == (2, 2, 3, 3) and clip[1].tolist() == [[WHITE, RED, RED], [WHITE] * 3]
+
+
+def test_a_file_ends_at_what_is_no_block(path):
+    frame = [(0, 0, [[1, 1], [1, 1]])]
+    rest = handmade(frame)[25:]
+    assert len(read_bytes(handmade(frame, trailer=rest), path)[0]) == 2
+    assert len(read_bytes(handmade(frame, trailer=b"?" + rest), path)[0]) == 1
+
+
+def test_colours_that_no_palette_has_are_black(path):
+    data = handmade([(0, 0, [[2, 1], [1, 2]])])
+    bare = data[:10] + b"\0" + data[11:13] + data[25:]
+    assert (read_bytes(bare, path)[0] == 0).all()
 
 
 def test_frames_with_palettes_of_their_own(path):
@@ -254,6 +292,45 @@ def test_flipped_bytes_raise_nothing_else(path, changes):
     except GifError:
         return
     assert clip.dtype == np.uint8 and len(clip) == len(delays) and delays.min() >= 20
+
+
+BOMB = Image.DecompressionBombError
+
+
+@pytest.mark.parametrize("error", [SyntaxError, EOFError, MemoryError, BOMB])
+def test_whatever_pillow_raises_becomes_a_reason(path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error("at <_io.BytesIO object at 0x7f>")
+
+    path.write_bytes(GOOD)
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(GifError, match=r"could not read .* \(broken: at\)"):  # and no address
+        read_gif(path)
+
+
+def test_three_thousand_damaged_files_raise_nothing_else(path):
+    """Cuts and flipped bits, of several files; what is decoded stays within the bounds."""
+    frames = [(0, 0, [[1, 1], [1, 1]]), (1, 0, [[2]]), (0, 1, [[0, 2]]), (1, 1, [[1]])]
+    colours, *rest = [Image.fromarray(frame) for frame in ramp(4, 9, 7, 3)]
+    saved = io.BytesIO()
+    colours.save(saved, "GIF", save_all=True, append_images=rest, disposal=3)
+    files = [GOOD, handmade(frames, transparent=0, disposals=[1, 2, 3, 0]), saved.getvalue()]
+    rng, kept = np.random.default_rng(0), 0
+    for _ in range(3000):
+        data = np.frombuffer(files[rng.integers(3)], np.uint8).copy()
+        data = data[: rng.integers(6, len(data)) if rng.random() < 0.3 else None]
+        for _ in range(rng.integers(0, 4)):
+            at = 6 + int((len(data) - 6) * rng.random() ** 2)  # headers more often than pixels
+            data[at % len(data)] ^= 1 << rng.integers(8)
+        path.write_bytes(data.tobytes())
+        try:
+            clip, delays = read_gif(path, max_pixels=2**16, max_frames=8)
+        except GifError as error:
+            assert str(error).startswith("expected a GIF, could not read")
+        else:
+            assert clip.size <= 3 * 2**16 and len(clip) == len(delays) <= 8
+            kept += 1
+    assert 500 < kept < 2500  # some are still whole, some are not
 
 
 @given(st.binary(max_size=200))
@@ -351,6 +428,16 @@ def test_resample_goes_by_time_not_by_index():
     for delays, frames in (([70] * 3, 4), ([70] * 4, 0), ([70, 0, 70, 70], 2)):
         with pytest.raises(ValueError, match="positive delay"):
             resample(clip, delays, frames)
+
+
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=6), st.integers(1, 9), st.integers(1, 99))
+def test_a_span_lies_in_the_middle_and_goes_round(hundredths, frames, span):
+    clip = np.arange(len(hundredths), dtype=np.uint8).reshape(-1, 1, 1, 1)
+    player = np.repeat(np.arange(len(hundredths)), hundredths)
+    start = max(0, (10 * len(player) - 10 * span) // 2)
+    at = [(start * frames + k * 10 * span) // (10 * frames) % len(player) for k in range(frames)]
+    got = resample(clip, 10 * np.array(hundredths), frames, 10 * span)
+    assert got.ravel().tolist() == player[at].tolist()
 
 
 def test_enlarge_and_strip_place_pixels():

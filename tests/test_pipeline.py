@@ -63,6 +63,17 @@ def test_a_clip_does_not_depend_on_how_many_are_asked_for(pipeline, solver):
     assert near(one[0], both[0])
 
 
+def test_a_model_without_words_takes_no_prompt(pipeline, two):
+    mute = Pipeline(pipeline.model, CONFIG, [])
+    clips = mute(["", ""], seed=3)
+    assert near(clips, mute(["", ""], seed=3, guidance=7.0)) and not near(clips[0], clips[1])
+    assert near(clips, pipeline(TWO, seed=3, guidance=0.0))
+    with pytest.raises(PromptError, match="trained without captions: leave 'a cat' out"):
+        mute("a cat")
+    with pytest.raises(PromptError, match="has no words; try"):
+        pipeline("")
+
+
 def test_guidance_0_ignores_the_prompt(pipeline, two):
     other = ("a 1 moving up", "a 2 moving down")
     assert near(pipeline(TWO, guidance=0.0), pipeline(other, guidance=0.0))
@@ -255,6 +266,15 @@ def test_without_a_run_the_shipped_model_is_used_and_said_so(runs, tmp_path, mon
     assert "weights that come with tinygif" in capsys.readouterr().err
     tinygif.load(shipped)
     assert capsys.readouterr().err == ""
+
+
+def test_the_shipped_model_goes_by_its_name(runs, tmp_path, monkeypatch):
+    shipped = tmp_path / "moving_mnist.safetensors"
+    monkeypatch.setattr("tinygif.pipeline.SHIPPED", shipped)
+    with pytest.raises(CheckpointError, match="no checkpoint at .*moving_mnist.safetensors"):
+        find("moving_mnist")
+    shipped.write_bytes(b"")
+    assert find("moving_mnist") == shipped
 
 
 @pytest.mark.skipif(not SHIPPED.exists(), reason="no model comes with the package yet")

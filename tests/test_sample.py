@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import equinox as eqx
 import numpy as np
 import pytest
 from PIL import Image
@@ -67,6 +68,16 @@ def test_a_prompt_becomes_a_gif_named_after_it(run, here, capsys):
     assert delays.sum() == 500 and set(delays) == {120, 130}  # 8 frames a second
     said = capsys.readouterr().out
     assert "seed 3" in said and "a_7_moving_left.gif" in said and "in 2 steps" in said
+
+
+def test_a_model_without_captions_takes_an_empty_prompt(here):
+    folder = here / "mute"
+    folder.mkdir()
+    rows = lambda s: (s.model.text.embedding, s.ema.text.embedding)  # noqa: E731
+    now = state()
+    checkpoint.save(folder, eqx.tree_at(rows, now, [x[:2] for x in rows(now)]), CONFIG, [])
+    assert call("--prompt", "", "--checkpoint", folder, "--seed", 3) == 0
+    assert (here / "clip.gif").exists()
 
 
 def test_the_newest_run_is_taken(run, monkeypatch):

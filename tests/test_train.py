@@ -23,7 +23,8 @@ from tiny import CONFIG
 from tinygif import checkpoint, moving_mnist, training
 from tinygif.checkpoint import MODEL, STATE
 from tinygif.config import Config
-from tinygif.gif import read_gif
+from tinygif.datasets import defaults
+from tinygif.gif import read_gif, write_gif
 from tinygif.pipeline import load
 
 SCRIPT = Path(__file__).parents[1] / "train.py"
@@ -202,10 +203,11 @@ def test_minutes_fix_the_steps_and_measuring_trains_nothing(finished, tmp_path, 
     minutes = replace(ADAMW, train=replace(ADAMW.train, steps=None))
     script = load_script(monkeypatch, *flags(minutes), "--out", tmp_path / "run")
     ticks = iter(range(0, 10**6, 10))
-    monkeypatch.setattr(script, "time", SimpleNamespace(time=lambda: next(ticks)))
+    for module in (script, training):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: next(ticks)))
     rest = 20.5 * 10 / 0.93
-    spent, real = 60 * ADAMW.train.minutes - 170 - rest, script.fit_steps
-    monkeypatch.setattr(script, "fit_steps", lambda c, i, s, began: real(c, i, s, began - spent))
+    spent, real = 60 * ADAMW.train.minutes - 170 - rest, training.fit_steps
+    monkeypatch.setattr(training, "fit_steps", lambda c, i, s, began: real(c, i, s, began - spent))
     script.main()
     _, config, _, step = checkpoint.load_model(tmp_path / "run" / MODEL)
     assert config == ADAMW and step == 20
@@ -221,6 +223,62 @@ def test_runs_without_a_name_get_new_ones(tmp_path, monkeypatch):
         Path(names[-1]).mkdir(parents=True)
     first = "runs/moving_mnist-tiny"
     assert names == [first, f"{first}-2", f"{first}-3"]
+
+
+# ---- other data ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A folder of five captioned clips."""
+    folder = tmp_path_factory.mktemp("data") / "pets"
+    folder.mkdir()
+    for i in range(5):
+        write_gif(folder / f"{i}.gif", np.full((3, 20, 16, 3), 40 * i, np.uint8))
+        (folder / f"{i}.txt").write_text(f"a cat moving left\na cat number {i}\nthe cat")
+    return folder
+
+
+def test_a_folder_trains_and_goes_on_to_the_same_bytes_when_it_has_changed(pets, tmp_path):
+    """Several captions a clip, flips, short clips: all are functions of the step."""
+    config = replace(ADAMW, data=replace(ADAMW.data, dataset=str(pets), channels=3, flip=True),
+                     train=replace(ADAMW.train, steps=6, save_every=2))  # fmt: skip
+    assert call(*flags(config), "--out", tmp_path / "whole") == 0
+
+    def stop(metrics):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        step_that(patch, 3, stop)
+        assert "--resume" in call(*flags(config), "--out", tmp_path / "stopped")
+    (pets / "0.gif").unlink()
+    (pets / "1.txt").write_text("something else")
+    assert call("--resume", "--out", tmp_path / "stopped") == 0
+    for name in (MODEL, STATE):
+        one, other = ((tmp_path / run / name).read_bytes() for run in ("whole", "stopped"))
+        assert one == other
+    _, made, words, _ = checkpoint.load_model(tmp_path / "whole" / MODEL)
+    assert words == ["a", "cat", "left", "moving", "number", "right", "the"]
+    assert Path(made.data.dataset).name.startswith("pets-")
+
+
+def test_flags_start_from_what_the_data_and_the_checkpoint_are(finished, pets, monkeypatch, capsys):
+    script = load_script(monkeypatch, "--dataset", "shapes", "--init", finished, "--seed", "3")
+    run = script.parse()
+    assert run.model == CONFIG.model and run.diffusion == CONFIG.diffusion
+    assert run.data == defaults("shapes") and run.train.seed == 3
+    state, _, dataset, words = script.start(run, Path("runs/x"))
+    assert set(words) == {*moving_mnist.WORDS, *dataset.words} and int(state.step) == 0
+    assert len(state.model.text.embedding) == len(words) + 2
+    said = capsys.readouterr().out
+    assert f"from {finished / MODEL}" in said and "new: 2" in said and "unet.stem.weight" in said
+
+
+def test_a_folder_gives_its_run_its_name(pets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (pets, f"{pets}/", "../" * 20 + str(pets)[1:]):
+        script = load_script(monkeypatch, "--dataset", name)
+        assert str(script.choose_folder(script.parse())) == "runs/pets-tiny"
 
 
 # ---- what stops it ---------------------------------------------------------------------------
@@ -290,6 +348,10 @@ def test_no_room_and_no_folder_are_found_before_training(tmp_path, monkeypatch, 
     (["--digit-size", "16"], "digit_size from 4 to 14"),
     (["--digit-size", "3"], "digit_size from 4"),
     (["--mnist-dir", "/nowhere"], "expected the MNIST files"),
+    (["--dataset", "/nowhere"], "which is not there"),
+    (["--flip"], "expected a folder of clips for --flip"),
+    (["--dataset", "shapes", "--size", "16"], "expected 3 channels"),
+    (["--init", "/nowhere"], "no checkpoint at /nowhere"),
     (["--steps", "0"], "at least 1"),
     (["--save-every", "0"], "at least 1"),
     (["--sample-every", "-1"], "at least 1"),
@@ -320,6 +382,6 @@ def test_help_names_every_field(capsys, monkeypatch):
     text = capsys.readouterr().out
     fields = [field.name for part in PARTS
               for field in dataclasses.fields(type(getattr(CONFIG, part)))]  # fmt: skip
-    missing = [name for name in [*fields, "preset", "out", "resume"]
+    missing = [name for name in [*fields, "preset", "out", "resume", "init"]
                if f"--{name.replace('_', '-')}" not in text]  # fmt: skip
     assert missing == []

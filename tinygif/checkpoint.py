@@ -16,10 +16,11 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Key, PyTree
 
 from tinygif.config import Config, from_dict
-from tinygif.training import TrainState, init_state
+from tinygif.text import Tokenizer
+from tinygif.training import TrainState, copy, init_state
 from tinygif.unet import TextToGif
 
 MODEL, STATE = "model.safetensors", "state.safetensors"
@@ -120,7 +121,8 @@ def save(folder: Path, state: TrainState, config: Config, words: list[str]) -> N
 def export(run: Path, path: Path) -> None:
     """A run's averaged weights in half precision, to be passed on: half the size, and no paths."""
     model, config, words, step = load_model(run / MODEL)
-    data = dataclasses.replace(config.data, mnist_dir=None)
+    name = Path(config.data.dataset).name
+    data = dataclasses.replace(config.data, mnist_dir=None, dataset=name)
     config = dataclasses.replace(config, data=data)
     half = jax.tree.map(lambda a: a.astype("float16") if eqx.is_inexact_array(a) else a, model)
     write(path, half, metadata(config, words, step))
@@ -143,6 +145,43 @@ def load_model(path: Path) -> tuple[TextToGif, Config, list[str], int]:
         config.data, config.model, len(words) + 2, key=jax.random.key(0)
     )
     return read(path, eqx.filter_eval_shape(make)), config, words, step
+
+
+def transplant(
+    path: Path, config: Config, words: list[str], *, key: Key[Array, ""]
+) -> tuple[TrainState, list[str], str]:
+    """Step 0 of a run that begins with the averaged weights of `path`; its vocabulary; what fitted.
+
+    An array is kept where name and shape are the same. The vocabulary is that of both, with new
+    rows for new words; no words at all (a model without captions) stay none.
+    """
+    old, _, known, _ = load_model(path)
+    every = sorted({*words, *known}) if words else []
+    state = init_state(config, len(every) + 2, key=key)
+    arrays, new = named(old), []
+    table, rows = (getattr(model.text, "embedding", None) for model in (state.model, old))
+    if table is not None and rows is not None and table.shape[1:] == rows.shape[1:]:
+        ours, theirs = Tokenizer(every, 1).ids, Tokenizer(known, 1).ids
+        to, of = np.array([(ours[word], theirs[word]) for word in theirs if word in ours]).T
+        arrays["text.embedding"] = table.at[to].set(rows[of])
+
+    def fill(key: tuple, leaf: object) -> object:
+        name = jax.tree_util.keystr(key, simple=True, separator=".")
+        if eqx.is_array(leaf) and (name not in arrays or arrays[name].shape != leaf.shape):
+            new.append(name)
+        return arrays.get(name, leaf) if name not in new else leaf
+
+    model = jax.tree_util.tree_map_with_path(fill, state.model)
+    total, fresh = len(named(model)), len(set(every) - set(known))
+    if len(new) > total // 2:
+        raise CheckpointError(
+            f"{path} has only {total - len(new)} of {total} arrays of this model, of their shape: "
+            "leave out flags such as --width, and they are taken from the checkpoint"
+        )
+    kept = f"from {path} {total - len(new)} of {total} arrays; new: {fresh} words"
+    said = ", ".join([kept, *new])
+    ema = jax.tree.map(copy, model)
+    return TrainState(model, ema, state.optimizer, state.step), every, said
 
 
 def parse(about: dict[str, str]) -> tuple[Config, list[str], int]:

@@ -17,14 +17,19 @@ from tinygif.schedule import Schedule
 class DataConfig:
     """What is trained on."""
 
-    dataset: Literal["moving_mnist"] = "moving_mnist"
+    dataset: str = "moving_mnist"
+    """moving_mnist, shapes, a folder of clips, or one that `tinygif.clips prepare` made."""
     size: int = 32
     """Side of a clip in pixels."""
     frames: int = 16
     channels: Literal[1, 3] = 1
-    """1 is gray; 3 colours the digits and names the colours in the captions."""
-    fps: int = 8
+    """1 is gray; 3 is in colour, and colours the digits and names their colours in captions."""
+    fps: int | float = 8
     """Frames per second of the GIFs that are written."""
+    flip: bool = False
+    """Show clips of a folder mirrored, every other time; captions swap left and right."""
+    unconditional: bool = False
+    """Train on clips of a folder without captions."""
     digits: Literal[1, 2] = 1
     """At most so many digits in a clip."""
     digit_size: int | None = None

@@ -1,7 +1,8 @@
 """What a data set is, and a batch as a pure function of the step.
 
 A data set has `dataset[i] -> (clip uint8 (f, h, w, c), caption)`, a list `words` of all that
-captions may say, and a `size`: the number of clips, or None when it is endless. A batch stores
+captions may say, and a `size`: the number of clips, or None when it is endless. An index beyond
+the size is a clip again, in a later epoch: it may have another caption then. A batch stores
 nothing, so a resumed run sees what an uninterrupted one would, and hosts agree without talking.
 Lesson 14.
 """
@@ -18,12 +19,15 @@ from jaxtyping import UInt8
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Captioned clips by index; `size` is their number, None when every index is valid."""
+    """Captioned clips by index; `size` is their number in an epoch, None when they never repeat.
+
+    A clip without words has None for its caption: the null prompt.
+    """
 
     size: int | None
     words: list[str]
 
-    def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w c"], str]: ...
+    def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w c"], str | None]: ...
 
 
 @lru_cache(maxsize=2)
@@ -33,17 +37,18 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def index_at(size: int | None, seed: int, position: int) -> int:
-    """The clip at a position of the endless stream: every clip once an epoch, in a new order."""
+    """The index at a position of the endless stream: every clip once an epoch, in a new order."""
     if size is None:
         return position
     if size == 0:
         raise ValueError("the data set is empty: expected at least one clip")
-    return int(permutation(size, seed, position // size)[position % size])
+    epoch = position // size
+    return epoch * size + int(permutation(size, seed, epoch)[position % size])
 
 
 def batch(
     dataset: Dataset, seed: int, step: int, batch_size: int
-) -> tuple[UInt8[np.ndarray, "b f h w c"], list[str]]:
+) -> tuple[UInt8[np.ndarray, "b f h w c"], list[str | None]]:
     """The clips and captions of a step."""
     start = step * batch_size
     items = [dataset[index_at(dataset.size, seed, start + i)] for i in range(batch_size)]

@@ -6,18 +6,22 @@ Lesson 00.
 """
 
 import io
+import itertools
 import math
 import os
 import struct
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
+
+MAX_BYTES, MAX_CANVAS = 2**26, 2**24  # of a file that is read as a GIF, and pixels of a frame
 
 
 class GifError(ValueError):
@@ -76,35 +80,75 @@ def write_gif(path: str | Path, clip: UInt8[np.ndarray, "f h w c"], fps: int | f
               delays: Sequence[int] | np.ndarray | None = None) -> None:
     """Write a GIF at `fps` frames a second (at most 50), or with one delay in ms per frame."""
     delays = fps_delays(len(clip), fps) if delays is None else delays
-    _replace(Path(path), encode_gif(clip, delays))
+    write_whole(Path(path), encode_gif(clip, delays))
 
 
 def read_gif(path: str | Path, max_pixels: int = 2**26, max_frames: int = 1000,
              background: tuple[int, int, int] = (255, 255, 255),
              ) -> tuple[UInt8[np.ndarray, "f h w 3"], Int[np.ndarray, " f"]]:
-    """All frames of a GIF as a player shows them, and their delays in ms.
+    """All frames of a GIF as a browser shows them, and their delays in ms.
 
-    Frames are composited, transparency on `background`; delays of 0 and 10 ms become 100, as
-    in browsers. `max_pixels` bounds frames * height * width, before anything is decoded.
-    Raises GifError for a broken or too large file; a missing file stays an OSError.
+    `max_pixels` bounds frames * height * width, before anything is decoded. Raises GifError for a
+    broken or too large file; a missing file stays an OSError.
     """
-    data = Path(path).read_bytes()
     try:
-        return _decode(data, max_pixels, max_frames, background)
-    except Exception as error:  # Pillow raises OSError, SyntaxError, EOFError, ValueError, ...
+        frames, delays = zip(*play_gif(Path(path), max_frames, max_pixels, background), strict=True)
+    except GifError as error:
         raise GifError(f"expected a GIF, could not read {path} ({error}): "
                        "convert it again, or leave it out") from error
+    return np.stack(frames), np.array(delays)
+
+
+def play_gif(path: Path, max_frames: int = 1000, max_pixels: int = 2**26,
+             background: tuple[int, int, int] = (255, 255, 255),
+             ) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int]]:
+    """The frames of `read_gif` one by one, each with its delay: no more than two are in memory.
+
+    Frames are drawn over each other by their disposal (GIF89a, section 23), what is transparent
+    shows `background`. As in browsers, delays of 0 and 10 ms become 100, what sticks out of the
+    canvas is cut off (but the canvas has room for the first frame), and a file ends at the first
+    byte that begins no block. A GifError says in a few words what is wrong.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise GifError(f"too large: {path.stat().st_size} bytes, accepted are {MAX_BYTES}")
+    data = path.read_bytes()
+    if data[:4] != b"GIF8":
+        raise GifError(f"not a GIF: it starts with {data[:6]!r}")
+    try:
+        yield from _play(*_scan(data), max_frames, max_pixels, background)
+    except GifError:
+        raise
+    except (IndexError, struct.error) as error:
+        raise GifError("broken: it ends within a block") from error
+    except Exception as error:  # Pillow raises OSError, SyntaxError, EOFError, ValueError, ...
+        words = str(error).partition(" <")[0]  # up to the address of an object
+        raise GifError(f"broken: {words or type(error).__name__}") from error
+
+
+def check_bounds(frames: int, width: int, height: int, max_frames: int, max_pixels: int) -> None:
+    """Refuse what would take too long to decode, or too much memory."""
+    if frames < 1:
+        raise GifError("no frames")
+    if frames > max_frames or width * height > min(MAX_CANVAS, max_pixels // frames):
+        raise GifError(f"too large: {frames} frames of {width}x{height}, accepted are "
+                       f"{max_frames} frames, {MAX_CANVAS} pixels each, {max_pixels} in all")
 
 
 def resample(clip: UInt8[np.ndarray, "f h w c"], delays: Sequence[int] | np.ndarray,
-             frames: int) -> UInt8[np.ndarray, "{frames} h w c"]:
-    """What a player shows at times 0, 1/frames, 2/frames, ... of the clip's duration."""
+             frames: int, span: int | None = None) -> UInt8[np.ndarray, "{frames} h w c"]:
+    """What a player shows at times 0, 1/frames, 2/frames, ... of the clip's duration.
+
+    Or of the `span` ms in the middle of it; a clip shorter than that begins again.
+    """
     ends = np.cumsum(np.asarray(delays, np.int64))
     if frames < 1 or len(ends) != len(clip) or len(clip) == 0 or np.diff(ends, prepend=0).min() < 1:
         raise ValueError(f"expected frames >= 1 and a positive delay for each of {len(clip)} "
                          f"frames, got {frames} and {list(delays)}: pass both as read_gif gives")
+    span = int(ends[-1]) if span is None else span
+    start = max(0, (ends[-1] - span) // 2)
     # Both sides times `frames`: integers, so a frame starts exactly where the last one ends.
-    return clip[np.searchsorted(ends * frames, np.arange(frames) * ends[-1], side="right")]
+    times = (start * frames + np.arange(frames) * span) % (ends[-1] * frames)
+    return clip[np.searchsorted(ends * frames, times, side="right")]
 
 
 def enlarge(clip: UInt8[np.ndarray, "*f h w c"], scale: int) -> UInt8[np.ndarray, "*f h2 w2 c"]:
@@ -152,9 +196,9 @@ def write(path: str | Path, clip: UInt8[np.ndarray, "f h w c"], fps: int | float
             file = io.BytesIO()
             image = strip(clip)
             Image.fromarray(image[..., 0] if clip.shape[-1] == 1 else image).save(file, "PNG")
-            _replace(path, file.getvalue())
+            write_whole(path, file.getvalue())
         case ".mp4":
-            _replace(path, _encode_mp4(clip, fps))
+            write_whole(path, _encode_mp4(clip, fps))
         case other:
             raise ValueError(f"expected a path ending in .gif, .png or .mp4, got {other!r} in "
                              f"{path}: change the extension")
@@ -184,49 +228,81 @@ def _indexed(clip: np.ndarray) -> list[Image.Image]:
     return frames
 
 
-def _decode(data: bytes, max_pixels: int, max_frames: int, background: tuple[int, int, int],
-            ) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds, then Pillow. May raise anything."""
-    if data[:3] != b"GIF":
-        raise GifError(f"it starts with {data[:6]!r}")
-    width, height, count = _scan(data)
-    if not 0 < count <= max_frames or count * width * height > max_pixels:
-        raise GifError(f"{count} frames of {width}x{height}, accepted are 1 to {max_frames} "
-                       f"frames and {max_pixels} pixels in all")
-    frames, delays = [], []
-    with Image.open(io.BytesIO(data), formats=["GIF"]) as image:
-        size = image.size  # Pillow lets later frames enlarge the canvas, players do not
-        under = Image.new("RGBA", size, (*background, 255))
-        for number in range(count):
-            image.seek(number)
-            over = image.convert("RGBA").crop((0, 0, *size))
-            frames.append(np.asarray(Image.alpha_composite(under, over).convert("RGB")))
-            delay = image.info.get("duration", 0)
-            delays.append(delay if delay > 10 else 100)
-    return np.stack(frames), np.array(delays)
+class _Frame(NamedTuple):
+    """An image of a GIF as the file has it, and the control block before it."""
+
+    box: tuple[int, int, int, int]  # left, top, width, height
+    interlaced: int
+    palette: np.ndarray
+    codes: bytes
+    disposal: int
+    delay: int
+    transparent: int | None
 
 
-def _scan(data: bytes) -> tuple[int, int, int]:
-    """Width, height and number of frames, from the block structure alone."""
-    def table(flags: int) -> int:
-        return 3 << (flags & 7) + 1 if flags & 128 else 0
+def _scan(data: bytes) -> tuple[tuple[int, int], Iterator[_Frame]]:
+    """The canvas and the frames, from the block structure alone: nothing is decoded."""
+    def table(at: int, flags: int) -> tuple[bytes, int]:
+        size = 3 << (flags & 7) + 1 if flags & 128 else 0
+        return data[at : at + size], at + size
+
+    def end(at: int) -> int:
+        while data[at]:
+            at += data[at] + 1
+        return at + 1
+
+    def frames(at: int) -> Iterator[_Frame]:
+        control = 0, 0, None
+        while at < len(data) and data[at] in b"!,":
+            if data[at] == 0x2C:
+                *box, flags = struct.unpack_from("<4HB", data, at + 1)
+                colours, at = table(at + 10, flags)
+                # Players draw colours that the palette lacks in black.
+                palette = np.frombuffer((colours or shared).ljust(768, b"\0"), np.uint8)
+                start, at = at, end(at + 1)
+                yield _Frame(tuple(box), flags & 64, palette.reshape(256, 3), data[start:at],
+                             *control)
+                control = 0, 0, None
+            else:
+                if data[at + 1 : at + 3] == b"\xf9\x04":
+                    flags, delay, colour = struct.unpack_from("<BHB", data, at + 3)
+                    control = flags >> 2 & 7, 10 * delay, colour if flags & 1 else None
+                at = end(at + 2)
 
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    at, count = 13 + table(flags), 0
-    while at < len(data) and data[at] != 0x3B:
-        if data[at] == 0x2C and at + 10 <= len(data):
-            left, top, w, h, flags = struct.unpack_from("<HHHHB", data, at + 1)
-            width, height, count = max(width, left + w), max(height, top + h), count + 1
-            at += 11 + table(flags)
-        elif data[at] == 0x21:
-            at += 2
-        else:
-            at += 1
-            continue
-        while at < len(data) and data[at]:
-            at += data[at] + 1
-        at += 1
-    return width, height, count
+    shared, first = table(13, flags)
+    return (width, height), frames(first)
+
+
+def _play(canvas: tuple[int, int], frames: Iterator[_Frame], max_frames: int, max_pixels: int,
+          background: tuple[int, int, int]) -> Iterator[tuple[np.ndarray, int]]:
+    """Bounds first, then frame by frame. May raise anything."""
+    some = list(itertools.islice(frames, max_frames + 1))
+    corners = np.array([canvas] + [np.add(frame.box[:2], frame.box[2:]) for frame in some])
+    width, height = corners.max(0).tolist()
+    check_bounds(len(some), width, height, max_frames, max_pixels)
+    width, height = corners[:2].max(0)
+    screen = np.full((height, width, 3), background, np.uint8)
+    for frame in some:
+        left, top, w, h = frame.box
+        before = screen.copy() if frame.disposal in (3, 4) else screen
+        window = screen[top : top + h, left : left + w]
+        index = _decode(frame)[: window.shape[0], : window.shape[1]]
+        shown = index != (-1 if frame.transparent is None else frame.transparent)
+        window[shown] = frame.palette[index[shown]]
+        yield screen.copy(), frame.delay if frame.delay > 10 else 100
+        if frame.disposal == 2:
+            window[:] = background  # not the file's background colour: no browser shows it
+        screen = before
+
+
+def _decode(frame: _Frame) -> np.ndarray:
+    """Palette indices (h, w): Pillow reads them from a GIF of this frame alone, with no palette."""
+    size = frame.box[2:]
+    file = b"GIF89a" + struct.pack("<HH3x", *size)
+    file += b"," + struct.pack("<4xHHB", *size, frame.interlaced) + frame.codes + b";"
+    with Image.open(io.BytesIO(file), formats=["GIF"]) as image:
+        return np.asarray(image).astype(np.int16)
 
 
 def _labels(captions: Sequence[str], width: int) -> np.ndarray:
@@ -257,7 +333,7 @@ def _encode_mp4(clip: np.ndarray, fps: int | float) -> bytes:
                        plugin="FFMPEG", fps=fps, macro_block_size=1)
 
 
-def _replace(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write all or nothing: whoever reads `path` meanwhile sees the old file or the new one."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -99,6 +99,7 @@ class MovingMNIST:
             )
         self.images, self.labels, self.config = resize(images, side), labels, config
         self.seed = 1 if test else 0
+        self.about = f"{len(images)} digits of {self.source}"
 
     def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w c"], str]:
         config, rng = self.config, np.random.default_rng([self.seed, index])

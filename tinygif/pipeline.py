@@ -28,7 +28,9 @@ SHIPPED = Path(__file__).parent / "weights" / "moving_mnist.safetensors"
 class Clips:
     """Clips as an array, `uint8 (b, f, h, w, c)`, that moves when a notebook shows it."""
 
-    def __init__(self, array: UInt8[np.ndarray, "b f h w c"], captions: Sequence[str], fps: int):
+    def __init__(
+        self, array: UInt8[np.ndarray, "b f h w c"], captions: Sequence[str], fps: int | float
+    ):
         self.array, self.captions, self.fps = array, list(captions), fps
         self.shape, self.dtype = array.shape, array.dtype
 
@@ -66,7 +68,8 @@ class Pipeline:
         self.model, self.config, self.path = model, config, path
         self.reader = reader(config.model, words)
         self.schedule = config.diffusion.build()
-        self.held_out = HELD_OUT if config.data.hold_out else ()
+        digits = config.data.dataset == "moving_mnist"
+        self.held_out = HELD_OUT if digits and config.data.hold_out else ()
 
     def __call__(
         self,
@@ -140,7 +143,8 @@ class Pipeline:
         """The guided, thresholded denoiser for a batch of prompts."""
         to, away = self.encode(prompts), self.encode([negative] * len(prompts))
         denoiser = Denoiser(self.model.unet, self.schedule, to, self.config.diffusion.predict)
-        guided = denoiser if scale == 1 else guide(denoiser, away, scale)
+        same = scale == 1 or self.config.data.unconditional
+        guided = denoiser if same else guide(denoiser, away, scale)
         return Thresholded(guided, None if percentile is None else jax.numpy.asarray(percentile))
 
     def encode(self, prompts: Sequence[str | None]) -> Text:
@@ -156,7 +160,8 @@ def encode(encoder: TextEncoder | TextAdapter, prompts: PyTree) -> Text:
 def find(path: str | Path | None = None) -> Path:
     """The model file of a run, of the newest run below `runs/`, or the file itself.
 
-    Without a path and without a run it is the model that comes with the package.
+    The model that comes with the package goes by its name, moving_mnist; without a path and without
+    a run it is taken, too.
     """
     if path is None:
         try:
@@ -166,6 +171,8 @@ def find(path: str | Path | None = None) -> Path:
                 return SHIPPED
             raise
     path = Path(path)
+    if str(path) == SHIPPED.stem and not path.exists():
+        path = SHIPPED
     file = path / MODEL if path.is_dir() else path
     if not file.exists():
         raise CheckpointError(f"no checkpoint at {file}: expected a run folder or a {MODEL} file")

@@ -25,6 +25,11 @@ class PromptError(ValueError):
     """A prompt that the model cannot read; the message says what to change."""
 
 
+def split(text: str) -> list[str]:
+    """The words of a text, in lower case: runs of letters and digits."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
 class Tokenizer:
     """Splits a prompt in lower-case words and looks them up. Id 0 is padding, id 1 the null."""
 
@@ -39,9 +44,12 @@ class Tokenizer:
     def encode(self, prompt: str | None) -> Int[np.ndarray, " n"]:
         """The ids of a prompt, padded with 0 to `max_tokens`; None is the null prompt.
 
-        Raises `PromptError` for an empty or long prompt, or an unknown word.
+        So is the empty prompt where no words are known at all. Raises `PromptError` for an empty or
+        long prompt, or an unknown word.
         """
-        words = [NULL] if prompt is None else re.findall(r"[^\W_]+", prompt.lower())
+        words = [NULL] if prompt is None or (not prompt and not self.words) else split(prompt)
+        if prompt and not self.words:
+            raise PromptError(f"this model was trained without captions: leave {prompt!r} out")
         if not words:
             raise PromptError(f"the prompt {prompt!r} has no words; try {self.example()!r}")
         if len(words) > self.max_tokens:

@@ -4,6 +4,8 @@ The same step serves one device and many: the batch is sharded over them, the st
 jit adds the gradients up (what `pmap` became). Lessons 15 and 17.
 """
 
+import time
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -222,6 +224,21 @@ def train_step(
     ema = average(state.ema, model, state.step, config.train.ema)
     metrics = {"loss": value, "gradient_norm": optax.tree.norm(grads)}
     return TrainState(model, ema, optimizer_state, state.step + 1), metrics
+
+
+def fit_steps(config: Config, inputs: tuple, state: TrainState, began: float) -> int:
+    """How many steps end `minutes` after `began`, by the speed of a few on a copy of the state.
+
+    The first call compiles. A part is left over for sample grids and checkpoints.
+    """
+    state, times = jax.tree.map(copy, state), []
+    for _ in range(8):
+        mark = time.time()
+        state, metrics = train_step(inputs, state)
+        jax.block_until_ready(metrics)
+        times.append(time.time() - mark)
+    left = 60 * config.train.minutes - (time.time() - began)
+    return max(config.train.warmup, int(0.93 * left / np.median(times[1:])))
 
 
 def finite(metrics: dict[str, Float[Array, ""]], step: int) -> float:

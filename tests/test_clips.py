@@ -1,0 +1,381 @@
+"""clips.py: the same bytes however they were made, every file kept or skipped with a reason.
+
+Lesson 14.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tinygif import clips, gif
+from tinygif.clips import (
+    Prepare,
+    Settings,
+    Show,
+    main,
+    prepare,
+    read_clip,
+    read_report,
+    read_rows,
+    statistics,
+)
+from tinygif.gif import read_gif, write_gif
+from tinygif.sources import SourceError
+
+SMALL = Settings(size=8, frames=4)
+PARTS = ("clips.npy", "captions.jsonl", "report.json")
+
+
+def make(folder: Path, count: int = 10, broken: bool = True) -> Path:
+    """A folder of clips of two colours, some captions, and some files that cannot be kept."""
+    folder.mkdir(parents=True)
+    for i in range(count):
+        clip = np.zeros((3, 12, 10, 1), np.uint8)
+        clip[:, i % 12, :5], clip[1:, :, i % 10] = 255, 100
+        write_gif(folder / f"{i:02d}.gif", clip if i else clip[:1].repeat(2, 0))
+        (folder / f"{i:02d}.txt").write_text(f"clip {i}\nthe number {i}")
+    if broken:
+        data = (folder / "01.gif").read_bytes()
+        (folder / "cut.gif").write_bytes(data[:-40])
+        (folder / "html.gif").write_text("<html>")
+        (folder / "bomb.gif").write_bytes(data[:6] + b"\x60\xea\x60\xea" + data[10:])
+        (folder / "many.gif").write_bytes(data[:-1] + data[data.index(b"!\xf9") : -1] * 1000 + b";")
+        (folder / "captions.tsv").write_text("gone.gif\tnowhere")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("source") / "gifs")
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(clips, "PART", 4)
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+    """What a prepare that nothing disturbed makes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clips, "PART", 4)
+        return prepare(source, tmp_path_factory.mktemp("whole") / "set", SMALL, workers=1)
+
+
+def same(out: Path, whole: Path) -> bool:
+    assert sorted(path.name for path in out.iterdir()) == sorted(PARTS)
+    return all((out / name).read_bytes() == (whole / name).read_bytes() for name in PARTS)
+
+
+# ---- one file --------------------------------------------------------------------------------
+
+
+def steps(path: Path, delays: list[int], side: int = 4) -> Path:
+    """Frame k is all of gray level 10 k."""
+    levels = 10 * np.arange(len(delays), dtype=np.uint8)
+    shape = (len(delays), side, side, 1)
+    write_gif(path, np.broadcast_to(levels[:, None, None, None], shape), delays=delays)
+    return path
+
+
+@given(st.lists(st.integers(2, 90), min_size=1, max_size=9), st.integers(1, 20))
+def test_the_whole_clip_is_kept_by_its_delays(tmp_path_factory, hundredths, frames):
+    """Not its first frames, no black after its end."""
+    delays = [10 * d for d in hundredths]
+    path = steps(tmp_path_factory.mktemp("clip") / "a.gif", delays)
+    clip, times = read_clip(path, Settings(size=2, frames=frames))
+    player = np.repeat(np.arange(len(hundredths)), hundredths)
+    expected = [10 * player[k * len(player) // frames] for k in range(frames)]
+    assert clip[:, 0, 0, 0].tolist() == expected and (clip == clip[:, :1, :1, :1]).all()
+    assert times == delays
+
+
+def test_a_window_lies_in_the_middle_and_short_clips_begin_again(tmp_path):
+    path = steps(tmp_path / "a.gif", [100] * 10)
+    level = lambda frames, fps: (  # noqa: E731
+        read_clip(path, Settings(size=2, frames=frames, fps=fps))[0][:, 0, 0, 0] // 10
+    ).tolist()
+    assert level(4, 10) == [3, 4, 5, 6]
+    assert level(2, 5) == [3, 5]
+    assert level(10, 10) == list(range(10))
+    assert level(12, 10) == [*range(10), 0, 1]
+    assert level(4, 2.5) == [0, 4, 8, 2]
+
+
+def test_crops_are_centred_and_letterboxes_white(tmp_path):
+    wide = np.zeros((1, 8, 24, 3), np.uint8)
+    wide[:, :, 8:16] = 120, 60, 30
+    write_gif(tmp_path / "a.gif", wide)
+    square, _ = read_clip(tmp_path / "a.gif", Settings(size=4, frames=1))
+    assert np.abs(square[:, :, 1:3].astype(int) - [120, 60, 30]).max() <= 2
+    assert np.abs(square.astype(int) - [120, 60, 30]).max() < 20  # a little of what is beyond
+    boxed, _ = read_clip(tmp_path / "a.gif", Settings(size=24, frames=1, crop="letterbox"))
+    assert (boxed[0, :8] == 255).all() and (boxed[0, 16:] == 255).all()
+    np.testing.assert_array_equal(boxed[0, 8:16], wide[0])
+
+
+def test_fine_stripes_turn_gray_when_they_shrink(tmp_path):
+    """Without antialiasing they would stay black or white."""
+    stripes = np.zeros((1, 64, 64, 1), np.uint8)
+    stripes[:, :, ::2] = 255
+    write_gif(tmp_path / "a.gif", stripes)
+    clip, _ = read_clip(tmp_path / "a.gif", Settings(size=8, frames=1))
+    assert np.abs(clip[:, :, 1:-1].astype(int) - 127).max() < 12
+
+
+def test_transparency_becomes_white(tmp_path):
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    image.paste((255, 0, 0, 255), (0, 0, 2, 4))
+    image.save(tmp_path / "a.gif")
+    clip, _ = read_clip(tmp_path / "a.gif", Settings(size=4, frames=1))
+    assert (clip[0, :, :2] == [255, 0, 0]).all() and (clip[0, :, 2:] == 255).all()
+
+
+@pytest.mark.parametrize("wrong", [{"size": 0}, {"frames": 0}, {"fps": 0}, {"fps": 51}])
+def test_settings_that_make_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected size and frames of at least 1, 0 < fps <= 50"):
+        Settings(**wrong)
+
+
+# ---- all files -------------------------------------------------------------------------------
+
+
+def test_every_file_is_kept_or_skipped_with_a_reason(source, whole):
+    report, rows = read_report(whole), read_rows(whole)
+    assert report["kept"] == 10 and report["skipped"] == 5
+    assert report["settings"] == asdict(SMALL)
+    assert report["reasons"] == {"too large": 2, "broken": 1, "not a GIF": 1, "not found": 1}
+    skips = {name: why.partition(":")[0] for name, why in report["skips"].items()}
+    assert skips == {"bomb.gif": "too large", "cut.gif": "broken", "gone.gif": "not found",
+                     "html.gif": "not a GIF", "many.gif": "too large"}  # fmt: skip
+    assert "60000x60000" in report["skips"]["bomb.gif"] and str(source) not in str(report)
+    assert [row["name"] for row in rows] == [f"{i:02d}.gif" for i in range(10)]
+    assert rows[3]["captions"] == ["clip 3", "the number 3"] and rows[3]["duration"] == 300
+    assert [row["static"] for row in rows] == [True] + [False] * 9
+    array = np.load(whole / "clips.npy", mmap_mode="r")
+    assert array.shape == (10, 4, 8, 8, 3) and array.dtype == np.uint8
+    for i in range(10):
+        np.testing.assert_array_equal(array[i], read_clip(source / f"{i:02d}.gif", SMALL)[0])
+
+
+def test_more_workers_make_the_same_bytes(source, whole, tmp_path):
+    assert same(prepare(source, tmp_path / "set", SMALL, workers=2), whole)
+
+
+WRITES = 4 + 2  # parts, then captions and report; the array in between
+
+
+@pytest.mark.parametrize("when", range(WRITES))
+@pytest.mark.parametrize("after", [False, True])
+def test_stopped_anywhere_it_goes_on_to_the_same_bytes(
+    source, whole, tmp_path, monkeypatch, when, after
+):
+    write, left = gif.write_whole, [when]
+
+    def stop(path, data):
+        if after:
+            write(path, data)
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        if not after:
+            write(path, data)
+
+    monkeypatch.setattr(gif, "write_whole", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "set", SMALL, workers=1)
+    assert (tmp_path / "set" / "report.json").exists() == (after and when == WRITES - 1)
+    monkeypatch.setattr(gif, "write_whole", write)
+    read = clips.read_clip
+    seen = []
+    monkeypatch.setattr(clips, "read_clip", lambda path, s: seen.append(path) or read(path, s))
+    prepare(source, tmp_path / "set", SMALL, workers=1)
+    assert len(seen) <= max(0, 15 - 4 * (when + after))  # what was done is not done again
+    assert same(tmp_path / "set", whole)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tinygif import clips, gif
+clips.PART, write, left = 4, gif.write_whole, [2]
+def kill(path, data):
+    write(path, data)
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+gif.write_whole = kill
+clips.prepare(Path(sys.argv[1]), Path(sys.argv[2]), clips.Settings(size=8, frames=4), workers=1)
+"""
+
+
+def test_a_killed_one_goes_on_to_the_same_bytes(source, whole, tmp_path):
+    out, root = tmp_path / "set", Path(__file__).parents[1]
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, source, out], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert len(list(out.glob("parts-*/*.npz"))) == 2
+    assert same(prepare(source, out, SMALL, workers=1), whole)
+
+
+def test_a_finished_one_is_not_made_again_and_not_written_over(source, whole, monkeypatch):
+    monkeypatch.setattr(clips, "decode", None)
+    assert prepare(source, whole, SMALL) == whole
+    with pytest.raises(SourceError, match="other content or other settings: choose another --out"):
+        prepare(source, whole, Settings(size=16, frames=4))
+
+
+def test_the_cache_goes_by_content_and_settings(tmp_path):
+    source = make(tmp_path / "few", 3, broken=False)
+    first = prepare(source, settings=SMALL)
+    assert first.name.startswith("few-") and prepare(source, settings=SMALL) == first
+    moved = shutil.copytree(source, tmp_path / "copy" / "few")
+    assert prepare(moved, settings=SMALL) == first
+    assert prepare(source, settings=Settings(size=8, frames=2)) != first
+    (source / "00.txt").write_text("another caption")
+    second = prepare(source, settings=SMALL)
+    steps(source / "01.gif", [50, 60])
+    assert len({first, second, prepare(source, settings=SMALL)}) == 3
+
+
+@pytest.mark.parametrize("when", [0, 3, 5])
+def test_a_full_disk_is_a_sentence_and_loses_nothing(source, whole, tmp_path, monkeypatch, when):
+    sync, left = os.fsync, iter(range(when))
+
+    def full(file):
+        if next(left, None) is None:
+            raise OSError(28, "No space left on device")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SourceError, match="No space left on device.*what is done is kept"):
+        prepare(source, tmp_path / "set", SMALL, workers=1)
+    files = [path for path in (tmp_path / "set").rglob("*") if path.is_file()]
+    assert len(files) == when and all(path.suffix != ".part" for path in files)
+    monkeypatch.setattr(os, "fsync", sync)
+    assert same(prepare(source, tmp_path / "set", SMALL, workers=1), whole)
+
+
+def test_too_little_room_is_found_before_the_work(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(clips, "decode", None)
+    with pytest.raises(SourceError, match="0 MB free, 15 clips need up to"):
+        prepare(source, tmp_path / "set", SMALL)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SourceError, match="cannot write to"):
+        prepare(source, tmp_path / "file" / "set", SMALL)
+
+
+def test_nothing_to_keep_is_an_error_that_names_the_reasons(tmp_path):
+    (tmp_path / "gifs").mkdir()
+    (tmp_path / "gifs" / "a.gif").write_text("no")
+    with pytest.raises(SourceError, match="none of 1 clips can be read: .*'not a GIF': 1"):
+        prepare(tmp_path / "gifs", tmp_path / "set", SMALL, workers=1)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError(), SyntaxError("x"), EOFError()])
+def test_whatever_a_decoder_raises_is_a_skip(source, tmp_path, monkeypatch, error):
+    def fail(path, settings):
+        if path.name == "04.gif":
+            raise error
+        return read_clip(path, settings)
+
+    monkeypatch.setattr(clips, "read_clip", fail)
+    out = prepare(source, tmp_path / "set", SMALL, workers=1)
+    assert read_report(out)["skips"]["04.gif"] == f"broken: {type(error).__name__}"
+
+
+def test_videos_without_ffmpeg_name_the_extra_before_the_work(tmp_path, monkeypatch):
+    source = make(tmp_path / "gifs", 2, broken=False)
+    (source / "a.mp4").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    says = r'1 of 3 files are videos.*pip install "tinygif\[video\]"'
+    with pytest.raises(SourceError, match=says):
+        prepare(source, tmp_path / "set", SMALL)
+
+
+def test_a_broken_video_is_skipped(tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    source = make(tmp_path / "gifs", 2, broken=False)
+    (source / "a.mp4").write_bytes(b"no video")
+    gif.write(source / "b.mp4", np.full((9, 16, 16, 1), 90, np.uint8), 10)
+    out = prepare(source, tmp_path / "set", SMALL, workers=1)
+    assert list(read_report(out)["skips"]) == ["a.mp4"]
+    assert np.abs(np.load(out / "clips.npy")[2].astype(int) - 90).max() < 8
+
+
+def test_a_broken_folder_is_named(tmp_path, whole):
+    for text in ("", "{}", '{"settings": {"colour": 1}, "key": ""}'):
+        (tmp_path / "report.json").write_text(text)
+        with pytest.raises(SourceError, match="expected a folder that .*prepare` made, got"):
+            read_report(tmp_path)
+
+
+def test_odd_files_of_other_projects_become_clips_or_reasons(real_data, tmp_path):
+    """A canvas of 11390 x 12595 of no pixels among them."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for i, path in enumerate(sorted(real_data.glob("odd_gifs/*/*.gif"))):
+        if path.stat().st_size < 100_000:
+            shutil.copy(path, folder / f"{i:03d}.gif")
+    report = read_report(prepare(folder, tmp_path / "set", SMALL, workers=1))
+    assert report["kept"] + report["skipped"] == len(list(folder.iterdir()))
+    assert report["skipped"] == 12
+    assert {why.partition(":")[0] for why in report["skips"].values()} == {"broken", "no frames"}
+    assert not re.search("0x[0-9a-f]{6}|tmp", str(report["skips"]))  # no address, no path
+
+
+# ---- what is shown ---------------------------------------------------------------------------
+
+
+def test_statistics_count(whole):
+    said = statistics(whole)
+    for part in ("10 clips, 5 skipped {'too large': 2", "3 frames of 100 ms", "20 captions of 2",
+                 "13 different ones", "0 clips without a caption, 1 that do not move"):  # fmt: skip
+        assert part in said
+
+
+def test_show_is_a_captioned_grid(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(Show(whole, count=4))
+    picture, delays = read_gif(tmp_path / "set.gif")
+    assert len(picture) == 4 and picture.shape[1] > 2 * 96 and delays.sum() == 300
+    array = np.load(whole / "clips.npy")
+    tile = picture[:, 4 : 4 + 96 : 12, 4 : 4 + picture.shape[2] // 2 : 1]
+    wanted = np.broadcast_to(array[0][:, :, :1], array[0][:, :, :1].shape)
+    columns = [x for x in range(tile.shape[2]) if np.abs(tile[:, :, x] - wanted[:, :, 0]).max() < 9]
+    assert columns and "10 clips, 5 skipped" in capsys.readouterr().out
+
+
+def test_the_command_says_what_it_made_and_how_to_go_on(source, whole, tmp_path, capsys):
+    main(Prepare(source, tmp_path / "set", SMALL, workers=1))
+    said = capsys.readouterr().out
+    assert same(tmp_path / "set", whole)
+    assert "10 clips, 5 skipped" in said and f"train.py --dataset {tmp_path / 'set'}" in said
+
+
+def test_the_command_line(tmp_path):
+    run = lambda *words: subprocess.run(  # noqa: E731
+        [sys.executable, "-m", "tinygif.clips", *map(str, words)], capture_output=True, text=True,
+        cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    made = run("prepare", make(tmp_path / "gifs", 2), "--out", tmp_path / "set", "--size", 8,
+               "--frames", 4, "--fps", 8, "--crop", "letterbox", "--workers", 1)  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert read_report(tmp_path / "set")["settings"] == asdict(Settings(8, 4, 8, "letterbox"))
+    wrong = run("show", tmp_path)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("clips: expected a folder that")
