@@ -12,6 +12,7 @@ import numpy as np
 import tinygif
 from tinygif.attention import zeroed
 from tinygif.gif import grid, read_gif, write_gif
+from tinygif.moving_mnist import WORDS
 from tinygif.pipeline import Pipeline
 from tinygif.unet import TextToGif
 
@@ -35,7 +36,7 @@ def first(path: Path, sample: Path) -> None:
 def still(path: Path, pipeline: Pipeline) -> None:
     """Prompts drawn by a trained model, and by the same with its layers along time at zero."""
     model = eqx.tree_at(time_layers, pipeline.model, replace_fn=zeroed)
-    timeless = Pipeline(model, pipeline.config, pipeline.tokenizer.words)
+    timeless = Pipeline(model, pipeline.config, WORDS)
     rows = [make(PROMPTS, seed=0, steps=25).array for make in (pipeline, timeless)]
     captions = [*PROMPTS, *(f"{prompt}, no time" for prompt in PROMPTS)]
     picture = grid(np.concatenate(rows), len(PROMPTS), captions, scale=3)
