@@ -347,6 +347,7 @@ def test_no_room_and_no_folder_are_found_before_training(tmp_path, monkeypatch, 
     (["--width", "wide"], "--width"),
     (["--colour", "blue"], "--colour"),
     (["--short-frames", "3"], "multiple of 2"),
+    (["--short-frames", "8"], "short_frames of at most 4"),
     (["--logit-normal", "0", "0"], "positive deviation"),
 ])  # fmt: skip
 def test_what_cannot_work_is_refused_at_once(tmp_path, monkeypatch, capsys, words, says):
