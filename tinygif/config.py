@@ -201,8 +201,11 @@ class Config:
             if value is not None and value < 1:
                 raise ValueError(f"expected {name} of at least 1, got {value}")
         self.model.check(frames=self.data.frames, size=self.data.size)
-        if self.train.short_frames is not None:
-            self.model.check(frames=self.train.short_frames, size=self.data.size)
+        if (short := self.train.short_frames) is not None:
+            self.model.check(frames=short, size=self.data.size)
+            if short > self.data.frames:
+                raise ValueError(f"expected short_frames of at most {self.data.frames}, the frames "
+                                 f"of a clip, got {short}")  # fmt: skip
         if (law := self.diffusion.logit_normal) is not None and law[1] <= 0:
             raise ValueError(f"expected a positive deviation in logit_normal, got {law}")
         fps_delays(self.data.frames, self.data.fps)
