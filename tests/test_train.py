@@ -271,7 +271,7 @@ def test_flags_start_from_what_the_data_and_the_checkpoint_are(finished, pets, m
     assert set(words) == {*moving_mnist.WORDS, *dataset.words} and int(state.step) == 0
     assert len(state.model.text.embedding) == len(words) + 2
     said = capsys.readouterr().out
-    assert f"from {finished / MODEL}" in said and "new: 2" in said and "unet.stem.weight" in said
+    assert f"from {finished / MODEL}" in said and "new: 16 words, unet.stem" in said
 
 
 def test_a_folder_gives_its_run_its_name(pets, tmp_path, monkeypatch):
