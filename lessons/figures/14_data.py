@@ -8,7 +8,7 @@ import numpy as np
 from tinygif.clips import Settings, prepare, show
 from tinygif.config import DataConfig
 from tinygif.gif import grid, read_gif, resample, write_gif
-from tinygif.shapes import COLORS, Shapes
+from tinygif.shapes import COLORS, MOTIONS, Shapes
 
 
 def turn(frames: int) -> np.ndarray:
@@ -45,8 +45,10 @@ def draw(folder: Path) -> None:
     shapes, chosen = Shapes(DataConfig(dataset="shapes", channels=3)), {}
     for i in range(60):  # one of each motion
         clip, caption = shapes[i]
-        chosen.setdefault(" ".join(caption.split()[3:-3]), (clip, caption))
-    clips, captions = zip(*list(chosen.values())[:6])
+        for motion, phrases in MOTIONS.items():
+            if " ".join(caption.split()[3:-4]) in phrases:
+                chosen.setdefault(motion, (clip, caption))
+    clips, captions = zip(*chosen.values())
     write_gif(folder / "14_shapes.gif", grid(clips, 3, captions, scale=4), fps=8)
 
     with tempfile.TemporaryDirectory() as name:

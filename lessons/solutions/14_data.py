@@ -14,7 +14,8 @@ class Folder:
         self.paths, self.frames = sorted(folder.glob("*.gif")), frames
         self.lines = [path.with_suffix(".txt").read_text().splitlines() for path in self.paths]
         self.size = len(self.paths)
-        self.words = sorted({word for lines in self.lines for text in lines for word in text.split()})
+        texts = " ".join(text for lines in self.lines for text in lines)
+        self.words = sorted(set(texts.split()))
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
         epoch, i = divmod(index, self.size)
