@@ -2,7 +2,7 @@
 
 Lifted to clips by `jax.vmap` over frames: a 2-D convolution with frames folded into the batch, many
 times faster on a CPU than a 3-D one. The noise level is embedded in sinusoids (Vaswani et al. 2017,
-section 3.5) and enters by FiLM (Perez et al. 2018, eq. 1). Lesson 05.
+section 3.5) and enters by FiLM (Perez et al. 2018, eq. 1 and 2). Lesson 05.
 """
 
 import equinox as eqx
