@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from tiny import CONFIG
 
 from tinygif import bench
+from tinygif.clips import Settings, prepare
+from tinygif.gif import write_gif
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +78,22 @@ def test_everything_of_a_preset(monkeypatch, tmp_path, capsys):
     assert sample["GFLOP"] < train["GFLOP"]
     assert train["MB that stay"] > 4 * 3 * train["M weights"]  # weights, average, a moment
     assert str(path) in capsys.readouterr().out
+
+
+def test_clips_of_a_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "PRESETS", {"tiny": CONFIG})
+    monkeypatch.setattr(bench, "import_seconds", lambda: 1.0)
+    monkeypatch.setattr("jax.device_count", lambda: 1)
+    source, path = tmp_path / "cats", tmp_path / "bench.json"
+    source.mkdir()
+    for name in "ab":
+        write_gif(source / f"{name}.gif", np.zeros((4, 8, 8, 3), np.uint8))
+        (source / f"{name}.txt").write_text("a cat")
+    folder = prepare(source, tmp_path / "made", Settings(CONFIG.data.size, CONFIG.data.frames))
+    bench.main(bench.Options(repeat=1, dataset=str(folder), out=path))
+    result = json.loads(path.read_text())
+    assert result["data set"] == "made"
+    assert 0 <= result["training step"]["% waiting for it"] <= 100
 
 
 def test_beside_an_earlier_result():

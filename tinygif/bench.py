@@ -2,6 +2,7 @@
 
     python -m tinygif.bench                        # preset tiny: a table, and bench.json
     python -m tinygif.bench --scaling              # also the cost of frames, side, width, batch
+    python -m tinygif.bench --dataset data/NAME    # does reading your clips hide behind the step?
     python -m tinygif.bench --out new.json --compare old.json
 
 A large matrix product is timed in turn with what is measured: their ratio holds on a noisy machine.
@@ -30,8 +31,8 @@ from tqdm import tqdm
 
 from tinygif import sampler, training
 from tinygif.config import PRESETS, Config
-from tinygif.data import batch, prefetch
-from tinygif.moving_mnist import MovingMNIST
+from tinygif.data import Dataset, batch, prefetch
+from tinygif.datasets import defaults, open_dataset
 from tinygif.pipeline import Pipeline
 from tinygif.text import Tokenizer
 
@@ -113,10 +114,8 @@ def describe(program: Any, times: dict[str, np.ndarray], flops: float, clips: fl
 
     clips: how many come out of one call.
     """
-    own, memory = (
-        float(program.compiled.cost_analysis()["flops"]),
-        program.compiled.memory_analysis(),
-    )
+    own = float(program.compiled.cost_analysis()["flops"])
+    memory = program.compiled.memory_analysis()
     share = own / times["program"] / (flops / times["matrix"])
     return {
         "ms": spread(1e3 * times["program"]),
@@ -137,25 +136,25 @@ def noise(config: Config, words: int) -> tuple[np.ndarray, np.ndarray]:
     return clips, np.full((size, config.model.max_tokens), words - 1, np.int32)
 
 
-def inputs(config: Config, some: tuple) -> tuple:
-    """The first argument of `train_step`, as train.py makes it."""
+def step_inputs(config: Config) -> Callable[[tuple], tuple]:
+    """Makes the first argument of `train_step` out of clips and prompts, as train.py does."""
     static = replace(config, train=replace(config.train, steps=None))
-    return static, config.diffusion.build(), *some, jax.random.key(1), jnp.asarray(1.0)
+    schedule, key, learning = config.diffusion.build(), jax.random.key(1), jnp.asarray(1.0)
+    return lambda some: (static, schedule, *some, key, learning)
 
 
-def train_row(config: Config, dataset: MovingMNIST, repeat: int, matrix: tuple) -> dict:
+def train_row(config: Config, dataset: Dataset, repeat: int, matrix: tuple) -> dict:
     """A training step: loss, gradients, optimizer, average; and the wait for clips in a loop."""
     words = len(dataset.words) + 2
     state = training.init_state(config, words, key=jax.random.key(0))
     weights = training.count(state.model)
     some, state = training.shard(noise(config, words), state)
-    program, compiling = compile_twice(
-        lambda: training.train_step.lower(inputs(config, some), state)
-    )
+    inputs = step_inputs(config)
+    program, compiling = compile_twice(lambda: training.train_step.lower(inputs(some), state))
 
     def step(some: tuple) -> Any:
         nonlocal state
-        state, metrics = program(inputs(config, some), state)
+        state, metrics = program(inputs(some), state)
         return metrics
 
     times = in_turn({"matrix": matrix[0], "program": lambda: step(some)}, repeat)
@@ -171,7 +170,7 @@ def sample_row(config: Config, words: list[str], repeat: int, matrix: tuple[Call
     denoiser = pipeline.denoiser([words[0]] * count, config.diffusion.guidance, None, None)
     data = config.data
     x = jnp.zeros((count, data.frames, data.channels, data.size, data.size))
-    solver, t = sampler.SOLVERS[config.diffusion.solver](), np.int32(config.diffusion.build().T)
+    solver, t = sampler.SOLVERS[config.diffusion.solver](), np.int32(pipeline.schedule.T)
     given = (denoiser, pipeline.schedule, solver, x, x, t, t, np.int32(t // 2), jax.random.key(0))
     program, compiling = compile_twice(lambda: sampler.step.lower(*given))
     times = in_turn({"matrix": matrix[0], "program": lambda: program(*given)}, repeat)
@@ -179,13 +178,13 @@ def sample_row(config: Config, words: list[str], repeat: int, matrix: tuple[Call
     return {**row, "s to compile": compiling}
 
 
-def waiting(step: Callable, config: Config, dataset: MovingMNIST, steps: int) -> dict[str, float]:
+def waiting(step: Callable, config: Config, dataset: Dataset, steps: int) -> dict[str, float]:
     """The share of a training loop's time in which it waits for clips."""
     tokenizer = Tokenizer(dataset.words, config.model.max_tokens)
 
     def make(step: int) -> tuple[np.ndarray, np.ndarray]:
         clips, captions = batch(dataset, 0, step, config.train.batch_size)
-        return clips, np.stack([tokenizer.encode(caption) for caption in captions])
+        return clips, tokenizer.batch(captions)
 
     alone = seconds(lambda: make(0)[0])
     waits, whole, batches = [], [], prefetch(make, range(steps))
@@ -240,10 +239,9 @@ def import_seconds() -> float:
 # ---- the whole, and what is shown ------------------------------------------------------------
 
 
-def measure(config: Config, *, repeat: int, with_scaling: bool) -> dict[str, Any]:
+def measure(config: Config, dataset: Dataset, repeat: int, with_scaling: bool) -> dict[str, Any]:
     """All numbers of a preset on this machine; `show` prints them."""
     device, on_cpu = jax.devices()[0], jax.default_backend() == "cpu"
-    dataset = MovingMNIST(replace(config.data, mnist_dir="bundled"))
     kinds = ["float32"] if on_cpu else ["float32", "bfloat16"]
     matrices = {kind: product(kind, 2048 if on_cpu else 8192) for kind in kinds}
     rates = {k: rate(flops, in_turn({k: f}, repeat)[k]) for k, (f, flops) in matrices.items()}
@@ -253,6 +251,7 @@ def measure(config: Config, *, repeat: int, with_scaling: bool) -> dict[str, Any
             "device": f"{jax.device_count()} x {device.device_kind}, {os.cpu_count()} cores",
             "jax": jax.__version__,
             "preset": config.preset,
+            "data set": Path(config.data.dataset).name,
             "matrix GFLOP/s": rates,
             "training step": train_row(config, dataset, repeat, matrix),
             "sampling step": sample_row(config, dataset.words, repeat, matrix),
@@ -294,6 +293,8 @@ class Options:
     preset: Literal["tiny", "small", "base"] = "tiny"
     repeat: int = 15
     """How often each thing is timed."""
+    dataset: str | None = None
+    """shapes, or a folder of clips; by default moving digits."""
     scaling: bool = False
     """Also the cost of more frames, pixels, channels and clips."""
     compare: Path | None = None
@@ -305,7 +306,10 @@ def main(options: Options) -> None:
     if options.repeat < 1:
         raise ValueError(f"expected --repeat of at least 1, got {options.repeat}")
     other = None if options.compare is None else json.loads(options.compare.read_text())
-    result = measure(PRESETS[options.preset], repeat=options.repeat, with_scaling=options.scaling)
+    config = PRESETS[options.preset]
+    data = config.data if options.dataset is None else defaults(options.dataset)
+    dataset, config = open_dataset(replace(config, data=replace(data, mnist_dir="bundled")))
+    result = measure(config, dataset, options.repeat, options.scaling)
     options.out.write_text(json.dumps(result, indent=1))
     print(show(result, other), f"\nwrote {options.out}", sep="\n")
 

@@ -40,7 +40,7 @@ class Ours:
     """Preset base at the peer's dimensions."""
 
     def __init__(self, width: int, frames: int, channels: int, size: int):
-        self.config = config = replace(
+        config = replace(
             Config(),
             data=DataConfig(size=32, frames=frames, channels=channels),
             model=replace(BASE.model, width=width, time_patch=1),
@@ -49,8 +49,12 @@ class Ours:
         )
         self.state = training.init_state(config, len(WORDS) + 2, key=jax.random.key(0))
         self.weights = training.count(self.state.model)
-        self.inputs = bench.inputs(config, bench.noise(config, len(WORDS) + 2))
-        self.model = jax.tree.map(training.copy, self.state.model)
+        self.inputs = bench.step_inputs(config)(bench.noise(config, len(WORDS) + 2))
+        pipeline = Pipeline(jax.tree.map(training.copy, self.state.model), config, WORDS)
+        denoiser = pipeline.denoiser([WORDS[0]] * size, GUIDANCE, None, None)
+        x, t = np.zeros((size, frames, channels, 32, 32), np.float32), np.int32(pipeline.schedule.T)
+        steps = (x, x, t, t, t // 2, jax.random.key(0))
+        self.given = (denoiser, pipeline.schedule, sampler.DDPM(), *steps)
         self.program = training.train_step.lower(self.inputs, self.state).compile()
 
     def train(self) -> jax.Array:
@@ -58,13 +62,7 @@ class Ours:
         return metrics["loss"]
 
     def denoise(self) -> jax.Array:
-        pipeline, data = Pipeline(self.model, self.config, WORDS), self.config.data
-        count, T = self.config.train.batch_size, pipeline.schedule.T
-        denoiser = pipeline.denoiser([WORDS[0]] * count, GUIDANCE, None, None)
-        x = np.zeros((count, data.frames, data.channels, data.size, data.size), np.float32)
-        t, s = np.int32(T), np.int32(T // 2)
-        key = jax.random.key(0)
-        return sampler.step(denoiser, pipeline.schedule, sampler.DDPM(), x, x, t, t, s, key)[0]
+        return sampler.step(*self.given)[0]
 
     def memory(self) -> float:
         """Megabytes of a training step, less the gradients."""
