@@ -106,7 +106,7 @@ def test_padding_changes_nothing(prompt):
 
 def test_words_places_and_the_null_learn_and_padding_does_not():
     model = encoder(8)
-    ids = jnp.asarray(np.stack([TOKENIZER.encode(p) for p in ("a 3 moving up", None)]))
+    ids = jnp.asarray(TOKENIZER.batch(["a 3 moving up", None]))
 
     @eqx.filter_jit
     @eqx.filter_grad

@@ -44,7 +44,7 @@ def inputs(config: Config, step: int, batch: tuple) -> tuple:
 def examples(step: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Clips and token ids of a step."""
     clips, captions = batch(DATA, 0, step, CONFIG.train.batch_size)
-    return clips, np.stack([TOKENIZER.encode(caption) for caption in captions])
+    return clips, TOKENIZER.batch(captions)
 
 
 def state(config: Config = CONFIG, seed: int = 0) -> training.TrainState:

@@ -6,10 +6,8 @@ Names are the paths of the pytree, so a renamed or reshaped layer is refused wit
 Lesson 15.
 """
 
-import contextlib
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from tinygif.config import Config, from_dict
+from tinygif.gif import write_whole
 from tinygif.text import Tokenizer
 from tinygif.training import TrainState, copy, init_state
 from tinygif.unet import TextToGif
@@ -39,21 +38,14 @@ def named(tree: PyTree) -> dict[str, jax.Array]:
 
 
 def write(path: Path, tree: PyTree, metadata: dict[str, str]) -> None:
-    """Write a pytree's arrays: to a temporary file first, flushed to disk, then renamed."""
+    """Write a pytree's arrays, all or nothing."""
     from safetensors.numpy import save
 
     # safetensors takes the memory as it lies: anything but C order would be written scrambled
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in named(tree).items()}
-    part = path.with_suffix(".part")
     try:
-        with open(part, "wb") as file:
-            file.write(save(arrays, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_whole(path, save(arrays, metadata))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise CheckpointError(
             f"could not write {path} ({error.strerror}); the last good checkpoint is untouched. "
             "Free some space or choose another --out."

@@ -109,8 +109,7 @@ def play_gif(path: Path, max_frames: int = 1000, max_pixels: int = 2**26,
     canvas is cut off (but the canvas has room for the first frame), and a file ends at the first
     byte that begins no block. A GifError says in a few words what is wrong.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise GifError(f"too large: {path.stat().st_size} bytes, accepted are {MAX_BYTES}")
+    check_bytes(path)
     data = path.read_bytes()
     if data[:4] != b"GIF8":
         raise GifError(f"not a GIF: it starts with {data[:6]!r}")
@@ -123,6 +122,17 @@ def play_gif(path: Path, max_frames: int = 1000, max_pixels: int = 2**26,
     except Exception as error:  # Pillow raises OSError, SyntaxError, EOFError, ValueError, ...
         words = str(error).partition(" <")[0]  # up to the address of an object
         raise GifError(f"broken: {words or type(error).__name__}") from error
+
+
+def check_bytes(path: Path) -> None:
+    """Refuse a file that would take too much memory."""
+    if path.stat().st_size > MAX_BYTES:
+        raise GifError(f"too large: {path.stat().st_size} bytes, accepted are {MAX_BYTES}")
+
+
+def played(delay: int) -> int:
+    """How long browsers show a frame whose file says `delay` ms."""
+    return delay if delay > 10 else 100
 
 
 def check_bounds(frames: int, width: int, height: int, max_frames: int, max_pixels: int) -> None:
@@ -290,7 +300,7 @@ def _play(canvas: tuple[int, int], frames: Iterator[_Frame], max_frames: int, ma
         index = _decode(frame)[: window.shape[0], : window.shape[1]]
         shown = index != (-1 if frame.transparent is None else frame.transparent)
         window[shown] = frame.palette[index[shown]]
-        yield screen.copy(), frame.delay if frame.delay > 10 else 100
+        yield screen.copy(), played(frame.delay)
         if frame.disposal == 2:
             window[:] = background  # not the file's background colour: no browser shows it
         screen = before

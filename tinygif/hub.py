@@ -30,9 +30,8 @@ def find(name: str, revision: str | None = None) -> tuple[Path, str, str]:
     if not folder.is_dir():
         folder = fetch(name, revision or default)
         return folder, name, folder.name
-    lacking = [file for file in FILES if not (folder / file).exists()]
-    if lacking:
-        raise TowerError(f"expected {', '.join(FILES)} in {folder}, got no {', '.join(lacking)}")
+    if missing := lacking(folder):
+        raise TowerError(f"expected {', '.join(FILES)} in {folder}, got no {', '.join(missing)}")
     found = fingerprint(folder / FILES[-1], (folder / FILES[-1]).stat().st_mtime_ns)
     if revision not in (None, found):
         raise TowerError(
@@ -40,6 +39,11 @@ def find(name: str, revision: str | None = None) -> tuple[Path, str, str]:
             "others than the text-to-GIF model was trained with; put those back"
         )
     return folder, str(folder.resolve()), found
+
+
+def lacking(folder: Path) -> list[str]:
+    """Which of FILES a folder does not have."""
+    return [file for file in FILES if not (folder / file).exists()]
 
 
 @lru_cache
@@ -58,7 +62,7 @@ def fetch(name: str, revision: str) -> Path:
     get = partial(snapshot_download, name, revision=revision, allow_patterns=list(FILES))
     try:
         folder = Path(get(local_files_only=True))
-        if all((folder / file).exists() for file in FILES):
+        if not lacking(folder):
             return folder
     except (OSError, ValueError):
         pass  # nothing of it is here
@@ -75,10 +79,9 @@ def fetch(name: str, revision: str) -> Path:
     except Exception as error:  # the hub has many kinds of them
         reason = str(error).strip().partition("\n")[0]
         raise TowerError(f"expected {wanted}, the hub says: {reason}") from error
-    lacking = [file for file in FILES if not (folder / file).exists()]
-    if lacking:
+    if missing := lacking(folder):
         raise TowerError(
-            f"expected {wanted}, got no {', '.join(lacking)}: name a --text-revision that has all, "
+            f"expected {wanted}, got no {', '.join(missing)}: name a --text-revision that has all, "
             "or a folder"
         )
     return folder

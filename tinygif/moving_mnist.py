@@ -53,6 +53,7 @@ SPEEDS = {"slowly": 1 / 64, "": 1 / 32, "quickly": 1 / 16}  # clip sides per fra
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 VERBS = ("moving", "going", "moves", "goes")
 STILL = ("standing still", "stands still", "not moving")
+QUICKLY = ("quickly", "fast")
 COLORS = {
     "white": (255, 255, 255),
     "red": (255, 60, 60),
@@ -68,7 +69,7 @@ HELD_OUT = (
 """Digit-direction pairs that training never shows, unless `hold_out` is off."""
 
 WORDS = sorted(
-    {"a", "an", "and", "fast", *"0123456789", *NAMES, *VERBS, *COLORS}
+    {"a", "an", "and", *QUICKLY, *"0123456789", *NAMES, *VERBS, *COLORS}
     | {word for phrase in (*DIRECTIONS, *STILL, *SPEEDS) for word in phrase.split()}
 )
 
@@ -180,25 +181,28 @@ def caption(
     rng: np.random.Generator, digit: int, direction: str, speed: str, color: str = ""
 ) -> str:
     """One of many sentences that say the same."""
-    name = str(digit) if rng.random() < 0.5 else NAMES[digit]
-    subject = f"{color} {name}".strip()
-    article = "an" if subject[0] in "8e" else "a"
+    subject = subject_of(str(digit) if rng.random() < 0.5 else NAMES[digit], color)
     if direction == "still":
-        return f"{article} {subject} {rng.choice(STILL)}"
-    adverb = rng.choice(["quickly", "fast"]) if speed == "quickly" else speed
-    return f"{article} {subject} {rng.choice(VERBS)} {direction} {adverb}".strip()
+        return f"{subject} {rng.choice(STILL)}"
+    adverb = rng.choice(QUICKLY) if speed == "quickly" else speed
+    return f"{subject} {rng.choice(VERBS)} {direction} {adverb}".strip()
 
 
 def wordings(digit: int, direction: str, speed: str, color: str = "") -> list[str]:
     """All that `caption` may say."""
     found = []
     for name in (str(digit), NAMES[digit]):
-        subject = f"{color} {name}".strip()
-        start = f"{'an' if subject[0] in '8e' else 'a'} {subject}"
-        adverbs = ["quickly", "fast"] if speed == "quickly" else [speed]
+        subject = subject_of(name, color)
+        adverbs = QUICKLY if speed == "quickly" else (speed,)
         moves = (f"{verb} {direction} {adverb}" for verb in VERBS for adverb in adverbs)
-        found += [f"{start} {x}".strip() for x in (STILL if direction == "still" else moves)]
+        found += [f"{subject} {x}".strip() for x in (STILL if direction == "still" else moves)]
     return found
+
+
+def subject_of(name: str, color: str) -> str:
+    """A digit with its colour, if any, and its article."""
+    words = f"{color} {name}".strip()
+    return f"an {words}" if words[0] in "8e" else f"a {words}"
 
 
 def resize(images: UInt8[np.ndarray, "n h w"], side: int) -> UInt8[np.ndarray, "n s s"]:

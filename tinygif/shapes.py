@@ -81,7 +81,7 @@ class Shapes:
         plan = draw_plan(rng)
         shape, color, background, motion = plan
         clip = draw(plan, rng, self.config.frames, self.config.size)
-        words = f"a {color} {shape} {rng.choice(MOTIONS[motion])} on a {background} background"
+        words = sentence(color, shape, rng.choice(MOTIONS[motion]), background)
         start = rng.integers(self.config.frames - self.frames + 1)
         return clip[start : start + self.frames], words
 
@@ -89,12 +89,11 @@ class Shapes:
     def captions(self) -> list[str]:
         """All that a clip may be called."""
         return [
-            f"a {color} {shape} {phrase} on a {background} background"
+            sentence(color, shape, phrase, background)
             for color, background in itertools.permutations(COLORS, 2)
             for shape in CORNERS
-            for name, phrases in MOTIONS.items()
-            for phrase in phrases
-            if (shape, name) != ("circle", "spin")
+            for motion in motions_of(shape)
+            for phrase in MOTIONS[motion]
         ]
 
     def with_frames(self, frames: int) -> "Shapes":
@@ -104,12 +103,20 @@ class Shapes:
         return other
 
 
+def sentence(color: str, shape: str, phrase: str, background: str) -> str:
+    return f"a {color} {shape} {phrase} on a {background} background"
+
+
+def motions_of(shape: str) -> list[str]:
+    """All motions, but no circle spins: nobody would see it."""
+    return [motion for motion in MOTIONS if (shape, motion) != ("circle", "spin")]
+
+
 def draw_plan(rng: np.random.Generator) -> Plan:
-    """Any shape in any motion, but no circle spins: nobody would see it."""
+    """Any shape in any colour on any other, in any of its motions."""
     shape = str(rng.choice(list(CORNERS)))
     color, background = map(str, rng.choice(list(COLORS), 2, replace=False))
-    motions = [name for name in MOTIONS if (shape, name) != ("circle", "spin")]
-    return Plan(shape, color, background, str(rng.choice(motions)))
+    return Plan(shape, color, background, str(rng.choice(motions_of(shape))))
 
 
 def draw(

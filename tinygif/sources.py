@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tinygif.gif import MAX_BYTES, GifError, check_bounds, play_gif, write_whole
+from tinygif.gif import MAX_BYTES, check_bounds, check_bytes, play_gif, played, write_whole
 from tinygif.moving_mnist import cache_dir
 
 PICTURES, VIDEOS = (".gif", ".webp", ".apng"), (".mp4", ".webm")
@@ -162,8 +162,7 @@ def play(path: Path) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int]]:
 
 def play_picture(path: Path) -> Iterator[tuple[np.ndarray, int]]:
     """WebP and APNG, by Pillow."""
-    if path.stat().st_size > MAX_BYTES:
-        raise GifError(f"too large: {path.stat().st_size} bytes, accepted are {MAX_BYTES}")
+    check_bytes(path)
     with Image.open(path, formats=["WEBP", "PNG"]) as image:
         count = getattr(image, "n_frames", 1)
         check_bounds(count, *image.size, *MOST)
@@ -171,8 +170,7 @@ def play_picture(path: Path) -> Iterator[tuple[np.ndarray, int]]:
         for number in range(count):
             image.seek(number)
             shown = Image.alpha_composite(under, image.convert("RGBA")).convert("RGB")
-            delay = round(image.info.get("duration", 0))
-            yield np.asarray(shown), delay if delay > 10 else 100
+            yield np.asarray(shown), played(round(image.info.get("duration", 0)))
 
 
 def play_video(path: Path) -> Iterator[tuple[np.ndarray, int]]:

@@ -17,7 +17,7 @@ SLOW = True  # trains two networks
 SCHEDULE = cosine(1000)
 WAYS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 TOKENIZER = Tokenizer(["go", "then", *WAYS], max_tokens=6)
-CAPTIONS = np.stack([TOKENIZER.encode(f"go {way}") for way in WAYS])
+CAPTIONS = TOKENIZER.batch([f"go {way}" for way in WAYS])
 
 
 class Net(eqx.Module):

@@ -11,9 +11,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
+from lessons.check import find, load  # noqa: E402
 from tinygif.exact import ExactDenoiser  # noqa: E402
-from tinygif.gif import grid, to_clip, to_model, write_gif  # noqa: E402
-from tinygif.moving_mnist import bundled_digits, resize  # noqa: E402
+from tinygif.gif import grid, to_clip, write_gif  # noqa: E402
 from tinygif.sampler import DDIM, DDPM, DPMSolver, sample, trajectory  # noqa: E402
 from tinygif.schedule import linear  # noqa: E402
 
@@ -57,22 +57,10 @@ def orders(path: Path) -> None:
     plt.close(figure)
 
 
-def drifting_digits(n: int = 64) -> jax.Array:
-    """The clips of the lesson, (n, f, c, h, w)."""
-    rng = np.random.default_rng(0)
-    clips = np.zeros((n, 16, 32, 32, 1), np.uint8)
-    digits = resize(bundled_digits(test=False)[0][:n], 16)
-    for clip, digit in zip(clips, digits, strict=True):
-        start, speed = rng.integers(0, 17, 2), rng.integers(-1, 2, 2)
-        for f, frame in enumerate(clip):
-            row, column = 16 - abs((start + speed * f) % 32 - 16)
-            frame[row : row + 16, column : column + 16, 0] = digit
-    return to_model(clips)
-
-
 def draw(folder: Path) -> None:
     """12_order.png, 12_steps.gif, 12_dice.gif."""
     orders(folder / "12_order.png")
+    drifting_digits = load(find("figures", "03")).drifting_digits
     exact = ExactDenoiser(SCHEDULE, drifting_digits())
     shape = (32, *exact.data.shape[1:])
     noise = np.random.default_rng(0).standard_normal(shape, np.float32)[[20, 29]]
