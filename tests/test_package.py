@@ -11,8 +11,6 @@ import pytest
 
 pytest.importorskip("setuptools", "77", reason="older ones cannot read pyproject.toml's licence")
 ROOT = Path(__file__).parents[1]
-WEIGHTS = ROOT / "tinygif" / "weights" / "moving_mnist.safetensors"
-pytestmark = pytest.mark.skipif(not WEIGHTS.exists(), reason="no model comes with the package yet")
 CARGO = ("optdigits.npz", "oracle.npz", "weights/moving_mnist.safetensors", "weights/README.md")
 BUILD = "from setuptools import build_meta; build_meta.build_{}({!r})"
 USE = """

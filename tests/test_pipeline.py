@@ -277,7 +277,6 @@ def test_the_shipped_model_goes_by_its_name(runs, tmp_path, monkeypatch):
     assert find("moving_mnist") == shipped
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="no model comes with the package yet")
 def test_the_shipped_model_is_small_and_whole():
     assert SHIPPED.stat().st_size <= 16e6
     shipped = tinygif.load(SHIPPED)
