@@ -5,9 +5,10 @@
 
 Same clips, batches and cores, one after the other, read by the same oracle. The peer is told what a
 caption says as a vector: digit, direction and speed, one-hot each. Its diffusion takes `timesteps`
-steps in training and sampling alike, so these are few; everything else is its own default. It is
-trained once, for the longest time, and sampled as it was after each: its learning rate is constant.
-tinygif's rate falls to zero in the minutes given, so it is trained anew for each.
+steps in training and sampling alike, so these are few; everything else is its own default. Its
+learning rate is constant, so it is trained once, for the longest time, and sampled once, at its
+end: that takes as long again. tinygif's rate falls to zero in the minutes given, so it is trained
+anew for each.
 """
 
 import argparse
@@ -72,7 +73,7 @@ class Peer:
 def train_peer(args: argparse.Namespace, dim: int, data: DataConfig) -> list[dict]:
     """Rows for each of the minutes."""
     dataset, peer, rows = MovingMNIST(data), Peer(dim, data, args.timesteps, args.seed), []
-    captions = ask(args.count, 1, data, args.seed)
+    captions = ask(args.peer_count, 1, data, args.seed)
     weights = sum(parameter.numel() for parameter in peer.unet.parameters())
     name = f"video-diffusion-pytorch, dim {dim}, {weights / 1e6:.1f} M weights"
     step, spent = 0, 0.0
@@ -81,9 +82,10 @@ def train_peer(args: argparse.Namespace, dim: int, data: DataConfig) -> list[dic
             began = time.time()
             loss = peer.step(*batch(dataset, args.seed, step, args.batch))
             step, spent = step + 1, spent + time.time() - began
-        row = row_of(peer(captions, args.guidance), captions, data)
-        rows.append(dict(row, who=name, minutes=minutes, steps=step, loss=loss))
-        print(say(rows[-1]), flush=True)
+        rows.append(dict(who=name, minutes=minutes, steps=step, loss=loss))
+        print(f"{name}, {minutes:g} minutes, {step} steps: loss {loss:.3f}", flush=True)
+    rows[-1] |= row_of(peer(captions, args.guidance), captions, data)
+    print(say(rows[-1]), flush=True)
     return rows
 
 
@@ -117,8 +119,9 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="*", default=[24, 64], help="the peer's widths")
     parser.add_argument("--skip-ours", action="store_true")
     parser.add_argument("--mnist-dir", default="bundled")
-    parser.add_argument("--count", type=int, default=36, help="clips that are read for each row")
-    parser.add_argument("--timesteps", type=int, default=50)
+    parser.add_argument("--count", type=int, default=180, help="clips that are read of a run")
+    parser.add_argument("--peer-count", type=int, default=9, help="the same of the peer's")
+    parser.add_argument("--timesteps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=2.0, help="the peer's own default")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
