@@ -1,10 +1,15 @@
-"""What a clip of shapes shows, measured in its pixels; made for drawn clips, and for generated."""
+"""What a clip of shapes shows, measured in its pixels; made for drawn clips, and for generated.
 
+python tests/shape_reader.py runs/shapes-tiny     # how much of what is asked for is there
+"""
+
+import sys
 from itertools import permutations
 
 import numpy as np
 
-from tinygif.shapes import COLORS, Plan
+import tinygif
+from tinygif.shapes import COLORS, MOTIONS, Plan, draw, draw_plan, sentence
 
 # Area^2 / (2 pi J), J the second moment about the centroid, of clips of 32 pixels: a disc has 1.
 ROUNDNESS = {"circle": 0.99, "square": 0.94, "triangle": 0.81, "star": 0.74}
@@ -59,3 +64,24 @@ def motion_of(area: np.ndarray, centre: np.ndarray, side: int) -> str:
         away = np.linalg.norm(centre - (centre.max(0) + centre.min(0)) / 2, axis=1)
         return "circle" if away.std() < 0.12 * away.mean() else "bounce"
     return "left-right" if across else "up-down" if down else "spin"
+
+
+def main(checkpoint: str, count: int = 120) -> None:
+    """Percent of generated clips, and of real ones, that show what was asked for."""
+    pipeline, rng = tinygif.load(checkpoint), np.random.default_rng(0)
+    asked, real = [draw_plan(rng) for _ in range(count)], []
+    prompts = [
+        sentence(plan.color, plan.shape, MOTIONS[plan.motion][0], plan.background) for plan in asked
+    ]
+    for plan in asked:
+        real.append(draw(plan, rng, pipeline.config.data.frames, pipeline.config.data.size))
+    made = pipeline(prompts, seed=0).array
+    for name, clips in {"generated": made, "real": real}.items():
+        right = np.array([np.equal(read(clip), plan) for clip, plan in zip(clips, asked)])
+        cells = zip([*Plan._fields, "all"], [*right.T, right.all(1)])
+        shown = ", ".join(f"{field} {100 * column.mean():.1f}" for field, column in cells)
+        print(f"{name}, percent of {count} right: {shown}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
