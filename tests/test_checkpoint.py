@@ -22,7 +22,7 @@ from jax.experimental.layout import Format, Layout
 from jax.sharding import SingleDeviceSharding
 from tiny import CONFIG, DATA, examples, inputs, leaves, state
 
-from tinygif import checkpoint, training
+from tinygif import checkpoint, gif, training
 from tinygif.checkpoint import CheckpointError
 
 ABOUT = checkpoint.metadata(CONFIG, DATA.words, 0)
@@ -336,9 +336,9 @@ def half_written(path, mode):
 
 @pytest.mark.parametrize("break_it", [
     lambda patch: patch.setattr(os, "fsync", full),
-    lambda patch: patch.setattr(checkpoint, "open", half_written, raising=False),
-    lambda patch: patch.setattr(checkpoint, "open", full, raising=False),
-    lambda patch: patch.setattr(Path, "replace", full),
+    lambda patch: patch.setattr(gif, "open", half_written, raising=False),
+    lambda patch: patch.setattr(gif, "open", full, raising=False),
+    lambda patch: patch.setattr(os, "replace", full),
 ])  # fmt: skip
 def test_a_write_that_fails_leaves_the_last_good_one(start, run, monkeypatch, break_it):
     before = {path.name: path.read_bytes() for path in run.iterdir()}
