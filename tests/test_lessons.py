@@ -16,7 +16,7 @@ from lessons.figures import FOLDER, LIMIT, draw
 
 ROOT = Path(__file__).parent.parent
 LESSONS = sorted((ROOT / "lessons").glob("[0-9][0-9]_*.md"))
-ROWS = re.findall(r"^\| (\d\d) \| (.*?) \| (.*?) \| (.*?) \|$",
+ROWS = re.findall(r"^\| (\d\d) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$",
                   (ROOT / "lessons/README.md").read_text(), re.M)
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
@@ -95,7 +95,7 @@ def test_lesson_has_exercise_check_and_solution(path):
 def test_table_tells_the_truth():
     assert [row[0] for row in ROWS] == [f"{number:02}" for number in range(20)]
     linked = set()
-    for number, lesson, modules, test in ROWS:
+    for number, lesson, _, modules, test in ROWS:
         names = re.findall(r"`(\w+)`", modules)
         if link := re.search(r"\((\d\d_\w+\.md)\)", lesson):
             linked.add(link[1])
@@ -105,7 +105,7 @@ def test_table_tells_the_truth():
         else:
             assert lesson.endswith("(to come)"), lesson
     assert linked == {path.name for path in LESSONS}
-    named = set(re.findall(r"`(\w+)`", " ".join(row[2] for row in ROWS)))
+    named = set(re.findall(r"`(\w+)`", " ".join(row[3] for row in ROWS)))
     assert {path.stem for path in (ROOT / "tinygif").glob("*.py")} - {"__init__"} <= named
 
 
