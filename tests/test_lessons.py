@@ -1,5 +1,6 @@
 """The lessons' machinery: blocks run, quotes are compared, stubs fail, the table is true."""
 
+import ast
 import re
 import shutil
 import statistics
@@ -107,6 +108,18 @@ def test_table_tells_the_truth():
     assert linked == {path.name for path in LESSONS}
     named = set(re.findall(r"`(\w+)`", " ".join(row[3] for row in ROWS)))
     assert {path.stem for path in (ROOT / "tinygif").glob("*.py")} - {"__init__"} <= named
+
+
+def test_modules_and_lessons_name_each_other():
+    for number, lesson, _, modules, test in ROWS:
+        if link := re.search(r"\((\d\d_\w+\.md)\)", lesson):
+            text = (ROOT / "lessons" / link[1]).read_text()
+            assert test.strip("`") in text, link[1]
+            for name in re.findall(r"`(\w+)`", modules):
+                doc = ast.get_docstring(ast.parse((ROOT / f"tinygif/{name}.py").read_text()))
+                said = re.findall(r"\d\d", "".join(re.findall(r"Lessons? ([\d, and]+)", doc)))
+                assert number in said, f"{name}.py says lessons {said}, not {number}"
+                assert re.search(rf"\b{name}(\.py|`)|tinygif\.{name}\b", text), (link[1], name)
 
 
 # ---- the runner ------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Figures of lesson 15."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
@@ -21,9 +22,11 @@ def square() -> np.ndarray:
     return np.where(np.stack(frames), 1, -1).astype(np.float32)
 
 
-def history(steps: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def history(
+    steps: int, config: TrainConfig = CONFIG
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Weights, their average, and the average by the plain rule, after every step."""
-    optimizer, truth = make_optimizer(CONFIG), square()
+    optimizer, truth = make_optimizer(config), square()
     model = jnp.asarray(np.random.default_rng(1).standard_normal(truth.shape, np.float32))
     ema = plain = model
     memory = optimizer.init(model)
@@ -47,9 +50,15 @@ def history(steps: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 def draw(folder: Path) -> None:
-    """15_average.gif: every fourth of 256 steps."""
+    """15_average.gif and 15_rate.gif: every fourth of 256 steps."""
     kept = history(256)[::4]
     clips = [np.stack([to_clip(np.asarray(row[i])[k % 8][None, None]) for k, row in
                        enumerate(kept)])[:, 0] // 36 * 36 for i in range(3)]  # fmt: skip
     captions = ["weights", "their average", "average, plain rule"]
     write_gif(folder / "15_average.gif", grid(clips, 3, captions, scale=12), fps=8)
+    rates = (0.02, 0.2, 2.0)
+    runs = [history(256, replace(CONFIG, learning_rate=rate))[::4] for rate in rates]
+    clips = [np.stack([to_clip(np.asarray(row[0])[k % 8][None, None]) for k, row in
+                       enumerate(kept)])[:, 0] // 36 * 36 for kept in runs]  # fmt: skip
+    captions = [f"learning rate {rate}" for rate in rates]
+    write_gif(folder / "15_rate.gif", grid(clips, 3, captions, scale=12), fps=8)
