@@ -296,6 +296,13 @@ def test_a_sweep_is_a_table_and_a_plot(tmp_path, monkeypatch, name, values):
     assert (tmp_path / f"sweep_{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_sweep_takes_in_the_value_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(metrics.SWEEPS, "steps", (1, 3))
+    pipeline = Pipeline(state().model, TINY, TINY_DATA.words)
+    rows = metrics.sweep(pipeline, "steps", tmp_path, count=20, steps=2)
+    assert list(rows) == ["1", "2", "3", "real"]
+
+
 def test_without_time_other_clips_come_out():
     pipeline = Pipeline(state().model, TINY, TINY_DATA.words)
     both = pipeline, metrics.without_time(pipeline)

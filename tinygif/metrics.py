@@ -34,7 +34,7 @@ ROWS = ("one digit, seen pairs", "one digit, held-out pairs", "one digit, all", 
 SWEEPS = {
     "guidance": (1.0, 2.0, 3.0, 4.0, 6.0),
     "solver": ("ddpm", "ddim", "dpmpp"),
-    "steps": (10, 25, 50, 100),
+    "steps": (5, 10, 15, 20, 50),
 }
 BATCH = 50  # clips sampled at once
 
@@ -194,12 +194,16 @@ def sweep(
     pipeline: Pipeline, name: str, out: Path, *, count: int = 200, seed: int = 0,
     no_time: bool = False, **choices: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """`shares` of the same prompts and noise for each value of a setting, written with a plot."""
+    """`shares` of the same prompts and noise for each value of a setting, written with a plot.
+
+    A value of that setting among `choices` is one more: `steps=1000` beside 5 to 50.
+    """
     config = check(pipeline, count, out)
     data, captions = unseen_data(config), ask(count, 1, config, seed)
     pipeline = without_time(pipeline) if no_time else pipeline
     most = pipeline.config.diffusion.diffusion_steps
-    values = [v for v in SWEEPS[name] if name != "steps" or v <= most]
+    values = sorted({*SWEEPS[name], choices.get(name)} - {None})
+    values = [v for v in values if name != "steps" or v <= most]
     rows = {}
     for value in values:
         clips = sample(pipeline, captions, seed, **{**choices, name: value})
@@ -342,7 +346,7 @@ class Options:
     no_time: bool = False
     """Switch the layers off that mix frames: what are they worth?"""
     sweep: Literal["guidance", "solver", "steps"] | None = None
-    """Instead, one-digit prompts for several values of a setting: a table and a plot."""
+    """Instead, one-digit prompts for several values of a setting, and its own: table and plot."""
     clip_score: str | None = None
     """A CLIP model (clip, a hub id, a folder): how alike are frames and prompt to it?"""
     out: Path | None = None
