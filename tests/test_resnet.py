@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygif.resnet import (
+    Conv,
     Downsample,
     FiLM,
     Mix,
@@ -36,6 +37,18 @@ def shaken(module: eqx.Module, scale: float = 0.3) -> eqx.Module:
     rng = np.random.default_rng(1)
     draw = lambda a: jnp.asarray(scale * rng.normal(size=a.shape), a.dtype)  # noqa: E731
     return jax.tree.map(lambda a: draw(a) if eqx.is_array(a) else a, module)
+
+
+# ---- the convolution -------------------------------------------------------------------------
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
+def test_a_convolution_sums_every_neighbourhood_of_any_image(h, w, seed):
+    """Images smaller than the kernel, too: they get a margin, which is cut off again."""
+    conv, x = shaken(Conv(2, 3, key=KEY)), noise(2, h, w, seed=seed)
+    around = np.pad(x, ((0, 0), (1, 1), (1, 1)))
+    patches = [[around[:, i : i + 3, j : j + 3] for j in range(w)] for i in range(h)]
+    want = np.einsum("oabc,hwcab->ohw", conv.weight, np.array(patches)) + conv.bias
+    np.testing.assert_allclose(call(conv, x), want, atol=1e-5)
 
 
 # ---- the noise level -------------------------------------------------------------------------

@@ -273,8 +273,8 @@ SMALL = Config(
 BASE = Config(
     preset="base",
     model=ModelConfig(
-        width=64, multipliers=(1, 2, 4, 8), patch=1, time_patch=1, blocks=2,
-        space_attention=(0, 1, 2, 3), full_attention=256,
+        width=64, multipliers=(1, 2, 4, 8), patch=2, time_patch=1, blocks=2,
+        time_attention=(1, 2, 3),
     ),
     diffusion=DiffusionConfig(shift=3.0),
     train=TrainConfig(steps=100_000, batch_size=64, bfloat16=True, sample_every=2000),

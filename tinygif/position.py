@@ -11,6 +11,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 
@@ -19,9 +20,9 @@ def rotary(x: Float[Array, "n heads d"], base: float = 10000.0) -> Float[Array, 
     n, _, d = x.shape
     if d % 2:
         raise ValueError(f"rotary turns pairs of features: expected an even head width, got {d}")
-    frequency = base ** (-jnp.arange(0, d, 2, dtype=jnp.float32) / d)
-    angle = jnp.arange(n, dtype=jnp.float32)[:, None, None] * frequency[None, None, :]
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    frequency = base ** (-np.arange(0, d, 2) / d)  # by NumPy: constants of the compiled program
+    angle = np.arange(n)[:, None, None] * frequency[None, None, :]
+    cos, sin = jnp.asarray(np.cos(angle), x.dtype), jnp.asarray(np.sin(angle), x.dtype)
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 

@@ -19,6 +19,7 @@ from tinygif.attention import Attention, over_space, over_time, to_text, zeroed
 from tinygif.config import DataConfig, ModelConfig
 from tinygif.position import RelativePositionBias
 from tinygif.resnet import (
+    Conv,
     Downsample,
     ResnetBlock,
     TemporalConv,
@@ -79,14 +80,14 @@ class UNet3D(eqx.Module):
     condition: eqx.nn.MLP
     from_text: eqx.nn.Linear
     bias: RelativePositionBias
-    stem: eqx.nn.Conv2d
+    stem: Conv
     down: list[list[SpaceTimeBlock]]
     shrink: list[Downsample]
     middle: list[SpaceTimeBlock]
     up: list[list[SpaceTimeBlock]]
     grow: list[Upsample]
     norm: eqx.nn.GroupNorm
-    head: eqx.nn.Conv2d
+    head: Conv
     config: ModelConfig = eqx.field(static=True)
 
     def __init__(self, data: DataConfig, config: ModelConfig, *, key: Key[Array, ""]):
@@ -105,7 +106,7 @@ class UNet3D(eqx.Module):
         self.condition = eqx.nn.MLP(config.width, d, d, 1, jax.nn.silu, key=next(keys))
         self.from_text = eqx.nn.Linear(config.text_width, d, key=next(keys))
         self.bias = RelativePositionBias(config.heads, key=next(keys))
-        self.stem = eqx.nn.Conv2d(patch, widths[0], 3, padding=1, key=next(keys))
+        self.stem = Conv(patch, widths[0], key=next(keys))
         self.down = [[block(widths[i], i, i) for _ in range(config.blocks)] for i in levels]
         self.shrink = [Downsample(a, b, key=next(keys)) for a, b in pairwise(widths)]
         self.middle = [block(widths[-1], -1, level) for level in (None, len(widths))]
@@ -115,7 +116,7 @@ class UNet3D(eqx.Module):
             for a, b in pairwise(widths)
         ]
         self.norm = group_norm(widths[0])
-        self.head = zeroed(eqx.nn.Conv2d(widths[0], patch, 3, padding=1, key=next(keys)))
+        self.head = zeroed(Conv(widths[0], patch, key=next(keys)))
 
     def __call__(self, x_t: Clip, t: Float[Array, ""], text: Text) -> Clip:
         p, q = self.config.time_patch, self.config.patch

@@ -4,7 +4,8 @@
     python tests/peers/step.py --repeat 5 --out step.json
 
 tinygif's preset `base` against `Unet3D` of video-diffusion-pytorch, at the peer's width,
-multipliers, frames, pixels and batch; on the GPU where both see one (then in bfloat16), else on the
+multipliers, frames, pixels and batch (its stem folds 2x2 pixels into channels, which the peer's
+does not, and it attends over space at fewer levels: that is the point); on the GPU where both see one (then in bfloat16), else on the
 same cores in float32. Ratios are taken pair by pair and are above 1 where tinygif is faster.
 Memory is what a training step holds beside weights, gradients, optimizer and average: tinygif's by
 the compiled program, the peer's the tensors that its forward pass saves (on a GPU, its peak).
