@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 
+import nearest_clip
 import numpy as np
 import pytest
 from hypothesis import given
@@ -221,3 +222,20 @@ def test_what_is_no_data_set_is_refused(tmp_path):
     for name, says in (("mnist", "not there"), (tmp_path / "a.tsv", "which is a file")):
         with pytest.raises(SourceError, match=f"expected moving_mnist, shapes, a folder.*{says}"):
             open_dataset(config(name))
+
+
+# ---- learned by heart? -----------------------------------------------------------------------
+
+
+def test_the_nearest_clip_tells_copies_from_new_ones():
+    rng = np.random.default_rng(0)
+    clips = rng.integers(0, 256, (6, 2, 4, 4, 3), np.uint8)
+    new = rng.integers(0, 256, (6, 2, 4, 4, 3), np.uint8)
+    copied = nearest_clip.report(clips ^ 1, np.arange(6), clips)
+    assert copied["generated to nearest training clip, median"] == pytest.approx(1, abs=0.05)
+    assert copied["copies, %"] == copied["nearest is the one asked for, %"] == 100
+    assert nearest_clip.report(clips, np.roll(np.arange(6), 1), clips)["copies, %"] == 100
+    fresh = nearest_clip.report(new, np.arange(6), clips)
+    assert fresh["copies, %"] == 0
+    far = fresh["training clip to its nearest other one, median"]
+    assert far == pytest.approx(np.sqrt((256**2 - 1) / 6), rel=0.2)

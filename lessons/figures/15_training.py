@@ -49,16 +49,19 @@ def history(
     return out
 
 
+def film(states: list[np.ndarray]) -> np.ndarray:
+    """Weights (f, h, w) at some steps as a clip, of each the next frame; 8 shades keep it small."""
+    frames = [to_clip(np.asarray(state)[k % 8][None, None]) for k, state in enumerate(states)]
+    return np.stack(frames)[:, 0] // 36 * 36
+
+
 def draw(folder: Path) -> None:
     """15_average.gif and 15_rate.gif: every fourth of 256 steps."""
-    kept = history(256)[::4]
-    clips = [np.stack([to_clip(np.asarray(row[i])[k % 8][None, None]) for k, row in
-                       enumerate(kept)])[:, 0] // 36 * 36 for i in range(3)]  # fmt: skip
+    clips = [film(states) for states in zip(*history(256)[::4])]
     captions = ["weights", "their average", "average, plain rule"]
     write_gif(folder / "15_average.gif", grid(clips, 3, captions, scale=12), fps=8)
     rates = (0.02, 0.2, 2.0)
     runs = [history(256, replace(CONFIG, learning_rate=rate))[::4] for rate in rates]
-    clips = [np.stack([to_clip(np.asarray(row[0])[k % 8][None, None]) for k, row in
-                       enumerate(kept)])[:, 0] // 36 * 36 for kept in runs]  # fmt: skip
+    clips = [film([model for model, _, _ in run]) for run in runs]
     captions = [f"learning rate {rate}" for rate in rates]
     write_gif(folder / "15_rate.gif", grid(clips, 3, captions, scale=12), fps=8)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from video_diffusion_pytorch import GaussianDiffusion, Unet3D
+from peer import Peer
 
 import tinygif
 from tinygif.asked import COLUMNS, ask, judge, wanted
@@ -40,51 +40,37 @@ def vector(caption: str) -> np.ndarray:
     return np.array([slot in said for slot in SLOTS], np.float32)
 
 
-class Peer:
-    """`Unet3D` and `GaussianDiffusion` of video-diffusion-pytorch, with its trainer's Adam."""
+def told(captions: list[str]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([vector(text) for text in captions]))
 
-    def __init__(self, dim: int, data: DataConfig, timesteps: int, seed: int):
-        torch.manual_seed(seed)
-        self.unet = Unet3D(dim=dim, channels=data.channels, cond_dim=len(SLOTS))
-        self.diffusion = GaussianDiffusion(
-            self.unet, image_size=data.size, num_frames=data.frames, channels=data.channels,
-            timesteps=timesteps,
-        )  # fmt: skip
-        self.adam = torch.optim.Adam(self.diffusion.parameters(), lr=1e-4)
 
-    def step(self, clips: np.ndarray, captions: list[str]) -> float:
-        """One step on clips uint8 (b, f, h, w, c)."""
-        video = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 255
-        cond = torch.from_numpy(np.stack([vector(text) for text in captions]))
-        loss = self.diffusion(video, cond=cond)
-        self.adam.zero_grad()
-        loss.backward()
-        self.adam.step()
-        return loss.item()
-
-    @torch.inference_mode()
-    def __call__(self, captions: list[str], guidance: float) -> np.ndarray:
-        """Clips uint8 (b, f, h, w, c) for captions."""
-        cond = torch.from_numpy(np.stack([vector(text) for text in captions]))
-        video = self.diffusion.sample(cond=cond, cond_scale=guidance, batch_size=len(captions))
-        return (video.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 4, 1).numpy()
+@torch.inference_mode()
+def sample(peer: Peer, captions: list[str], guidance: float) -> np.ndarray:
+    """The peer's clips uint8 (b, f, h, w, c) for captions."""
+    video = peer.diffusion.sample(
+        cond=told(captions), cond_scale=guidance, batch_size=len(captions)
+    )
+    return (video.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 4, 1).numpy()
 
 
 def train_peer(args: argparse.Namespace, dim: int, data: DataConfig) -> list[dict]:
     """Rows for each of the minutes."""
-    dataset, peer, rows = MovingMNIST(data), Peer(dim, data, args.timesteps, args.seed), []
+    dataset, rows = MovingMNIST(data), []
+    peer = Peer(dim, frames=data.frames, size=data.size, channels=data.channels,
+                conditions=len(SLOTS), timesteps=args.timesteps, seed=args.seed)  # fmt: skip
     captions = ask(args.peer_count, 1, data, args.seed)
-    weights = sum(parameter.numel() for parameter in peer.unet.parameters())
-    name = f"video-diffusion-pytorch, dim {dim}, {weights / 1e6:.1f} M weights"
+    name = f"video-diffusion-pytorch, dim {dim}, {peer.weights / 1e6:.1f} M weights"
     step, spent = 0, 0.0
     for minutes in sorted(args.minutes):
         while spent < 60 * minutes:
             began = time.time()
-            loss = peer.step(*batch(dataset, args.seed, step, args.batch))
+            clips, texts = batch(dataset, args.seed, step, args.batch)
+            video = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 255
+            loss = peer.step(video, told(texts))
             step, spent = step + 1, spent + time.time() - began
         rows.append(dict(who=name, minutes=minutes, steps=step, loss=loss))
         print(f"{name}, {minutes:g} minutes, {step} steps: loss {loss:.3f}", flush=True)
-    rows[-1] |= row_of(peer(captions, args.guidance), captions, data)
+    rows[-1] |= row_of(sample(peer, captions, args.guidance), captions, data)
     print(say(rows[-1]), flush=True)
     return rows
 

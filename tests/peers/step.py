@@ -4,9 +4,10 @@
     python tests/peers/step.py --repeat 5 --out step.json
 
 tinygif's preset `base` against `Unet3D` of video-diffusion-pytorch, at the peer's width,
-multipliers, frames, pixels and batch (its stem folds 2x2 pixels into channels, which the peer's
-does not, and it attends over space at fewer levels: that is the point); on the GPU where both see one (then in bfloat16), else on the
-same cores in float32. Ratios are taken pair by pair and are above 1 where tinygif is faster.
+multipliers, frames, pixels and batch; on the GPU where both see one (then in bfloat16), else on the
+same cores in float32. What differs is design: tinygif's stem folds 2x2 pixels into channels, it has
+no attention over 16x16 pixels, and more weights. Ratios are taken pair by pair and are above 1
+where tinygif is faster; `--patch 1` leaves the folding out.
 Memory is what a training step holds beside weights, gradients, optimizer and average: tinygif's by
 the compiled program, the peer's the tensors that its forward pass saves (on a GPU, its peak).
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import torch
-from video_diffusion_pytorch import GaussianDiffusion, Unet3D
+from peer import Peer
 
 from tinygif import bench, sampler, training
 from tinygif.config import BASE, Config, DataConfig
@@ -40,11 +41,11 @@ DEVICE = "cuda" if CUDA else "cpu"
 class Ours:
     """Preset base at the peer's dimensions."""
 
-    def __init__(self, width: int, frames: int, channels: int, size: int):
+    def __init__(self, width: int, frames: int, channels: int, size: int, *, patch: int):
         config = replace(
             Config(),
             data=DataConfig(size=32, frames=frames, channels=channels),
-            model=replace(BASE.model, width=width, time_patch=1),
+            model=replace(BASE.model, width=width, patch=patch),
             diffusion=replace(BASE.diffusion, guidance=GUIDANCE),
             train=replace(BASE.train, batch_size=size, bfloat16=CUDA),
         )
@@ -72,33 +73,24 @@ class Ours:
         )
 
 
-class Peer:
-    """Its U-Net and diffusion, with Adam as its trainer has it."""
+class Theirs(Peer):
+    """The peer with a batch of noise; in mixed precision on a GPU."""
 
     def __init__(self, width: int, frames: int, channels: int, size: int, *, compiled: bool):
-        torch.manual_seed(0)
-        unet = Unet3D(dim=width, channels=channels, cond_dim=64).to(DEVICE)
-        self.weights = sum(p.numel() for p in unet.parameters())
-        self.diffusion = GaussianDiffusion(
-            unet, image_size=32, num_frames=frames, channels=channels, timesteps=1000
-        ).to(DEVICE)
-        self.adam = torch.optim.Adam(self.diffusion.parameters(), lr=1e-4)
+        super().__init__(width, frames=frames, size=32, channels=channels, conditions=64,
+                         timesteps=1000, device=DEVICE)  # fmt: skip
         self.video = torch.rand(size, channels, frames, 32, 32, device=DEVICE)
         self.cond = torch.rand(size, 64, device=DEVICE)
         self.mixed = partial(torch.autocast, DEVICE, dtype=torch.bfloat16, enabled=CUDA)
         if compiled:
-            unet.compile()
+            self.unet.compile()
 
-    def loss(self) -> torch.Tensor:
+    def loss(self, video: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
         with self.mixed():
-            return self.diffusion(self.video, cond=self.cond)
+            return super().loss(video, cond)
 
     def train(self) -> float:
-        loss = self.loss()
-        self.adam.zero_grad()
-        loss.backward()
-        self.adam.step()
-        return loss.item()
+        return self.step(self.video, self.cond)
 
     @torch.inference_mode()
     def denoise(self) -> float:
@@ -121,16 +113,16 @@ class Peer:
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            loss = self.loss()
+            loss = self.loss(self.video, self.cond)
         del loss
         return sum(size for place, (size, _) in kept.items() if place not in own) / 1e6
 
 
-def compare(name: str, shape: tuple, repeat: int, compiled: bool) -> dict:
+def compare(name: str, shape: tuple, repeat: int, patch: int, compiled: bool) -> dict:
     """Seconds of both in turn, ratios pair by pair, megabytes."""
-    ours, peers = Ours(*shape), {"eager": Peer(*shape, compiled=False)}
+    ours, peers = Ours(*shape, patch=patch), {"eager": Theirs(*shape, compiled=False)}
     if compiled:
-        peers["torch.compile"] = Peer(*shape, compiled=True)
+        peers["torch.compile"] = Theirs(*shape, compiled=True)
     row = {"weights": {"tinygif": ours.weights, "peer": peers["eager"].weights}}
     for what in ("train", "denoise"):
         calls: dict[str, Callable] = {"tinygif": getattr(ours, what)}
@@ -146,12 +138,13 @@ def compare(name: str, shape: tuple, repeat: int, compiled: bool) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--patch", type=int, default=BASE.model.patch, help="of tinygif's stem")
     parser.add_argument("--compiled", action="store_true", help="torch.compile as well: minutes")
     parser.add_argument("--out", type=Path, default=Path("step.json"))
     args = parser.parse_args()
     result = {"device": f"{DEVICE}, {torch.get_num_threads()} threads of PyTorch"}
     for name, shape in SHAPES.items():
-        result |= compare(name, shape, args.repeat, args.compiled)
+        result |= compare(name, shape, args.repeat, args.patch, args.compiled)
         args.out.write_text(json.dumps(result, indent=1))
     print(bench.show(result), f"\nwrote {args.out}", sep="\n")
 
