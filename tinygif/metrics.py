@@ -34,7 +34,7 @@ ROWS = ("one digit, seen pairs", "one digit, held-out pairs", "one digit, all", 
 SWEEPS = {
     "guidance": (1.0, 2.0, 3.0, 4.0, 6.0),
     "solver": ("ddpm", "ddim", "dpmpp"),
-    "steps": (5, 10, 15, 20, 50),
+    "steps": (1, 2, 3, 5, 10, 20, 50),
 }
 BATCH = 50  # clips sampled at once
 
