@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import towers
+from free_prompts import free_prompts
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import CONFIG as TINY
@@ -21,8 +22,18 @@ from tinygif.asked import ask, compare, stage, wanted
 from tinygif.config import DataConfig
 from tinygif.gif import read_gif
 from tinygif.metrics import consistency, evaluate, frechet, nearest, wilson
-from tinygif.moving_mnist import COLORS, DIRECTIONS, HELD_OUT, SPEEDS, MovingMNIST, caption
+from tinygif.moving_mnist import (
+    COLORS,
+    DIRECTIONS,
+    HELD_OUT,
+    NAMES,
+    SPEEDS,
+    WORDS,
+    MovingMNIST,
+    caption,
+)
 from tinygif.pipeline import Clips, Pipeline
+from tinygif.text import split
 
 CONFIG = DataConfig(mnist_dir="bundled")
 DATA = MovingMNIST(CONFIG, test=True)
@@ -294,6 +305,16 @@ def test_a_sweep_is_a_table_and_a_plot(tmp_path, monkeypatch, name, values):
     assert rows[real]["direction"]["percent"] > rows[first]["direction"]["percent"]
     assert json.loads((tmp_path / f"sweep_{name}.json").read_text()).keys() == rows.keys()
     assert (tmp_path / f"sweep_{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_free_prompts_use_new_words_for_captions_that_can_be_judged():
+    prompts, captions = free_prompts()
+    assert len(set(prompts)) == len(prompts) == 160
+    assert all(set(split(text)) - set(WORDS) for text in prompts)
+    for text, caption in zip(prompts, captions):
+        ((digit, way, speed),) = wanted(caption)
+        assert (str(digit) in text or NAMES[digit] in text) and speed == ""
+        assert way in text or {"up": "top", "down": "bottom"}[way] in text
 
 
 def test_a_sweep_takes_in_the_value_asked_for(tmp_path, monkeypatch):
