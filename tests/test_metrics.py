@@ -311,8 +311,8 @@ def test_free_prompts_use_new_words_for_captions_that_can_be_judged():
     prompts, captions = free_prompts()
     assert len(set(prompts)) == len(prompts) == 160
     assert all(set(split(text)) - set(WORDS) for text in prompts)
-    for text, caption in zip(prompts, captions):
-        ((digit, way, speed),) = wanted(caption)
+    for text, said in zip(prompts, captions):
+        ((digit, way, speed),) = wanted(said)
         assert (str(digit) in text or NAMES[digit] in text) and speed == ""
         assert way in text or {"up": "top", "down": "bottom"}[way] in text
 
