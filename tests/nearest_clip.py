@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 import tinygif
-from tinygif.config import DataConfig
-from tinygif.datasets import Clips
+from tinygif.config import Config
+from tinygif.datasets import open_dataset
 
 
 def gaps(
@@ -42,10 +42,10 @@ def report(made: np.ndarray, of: np.ndarray, clips: np.ndarray) -> dict[str, flo
 
 
 def captioned(
-    data: DataConfig, max_tokens: int, count: int
+    config: Config, count: int
 ) -> tuple[UInt8[np.ndarray, "m f h w c"], list[str], np.ndarray]:
-    """Clips of a prepared folder, captions of some, and which these are."""
-    folder = Clips(data.dataset, data, max_tokens)
+    """The clips that a run was trained on, captions of some, and which these are."""
+    folder, _ = open_dataset(config)
     told = [i for i, texts in enumerate(folder.texts) if any(texts)]
     some = np.array(told)[np.linspace(0, len(told) - 1, min(count, len(told))).astype(int)]
     captions = [next(text for text in folder.texts[i] if text) for i in some]
@@ -54,8 +54,7 @@ def captioned(
 
 def main(checkpoint: str, count: int = 64) -> None:
     pipeline = tinygif.load(checkpoint)
-    config = pipeline.config
-    clips, captions, some = captioned(config.data, config.model.max_tokens, count)
+    clips, captions, some = captioned(pipeline.config, count)
     print(json.dumps(report(pipeline(captions, seed=0).array, some, clips), indent=1))
 
 
