@@ -274,7 +274,7 @@ BASE = Config(
     preset="base",
     model=ModelConfig(
         width=64, multipliers=(1, 2, 4, 8), patch=2, time_patch=1, blocks=2,
-        time_attention=(1, 2, 3),
+        time_attention=(1, 2, 3), pixel_shuffle=True,
     ),
     diffusion=DiffusionConfig(shift=3.0),
     train=TrainConfig(steps=100_000, batch_size=64, bfloat16=True, sample_every=2000),
