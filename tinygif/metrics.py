@@ -196,7 +196,7 @@ def sweep(
 ) -> dict[str, Any]:  # fmt: skip
     """`shares` of the same prompts and noise for each value of a setting, written with a plot.
 
-    A value of that setting among `choices` is one more: `steps=1000` beside 5 to 50.
+    A value of that setting among `choices` is one more: `steps=1000` beside 1 to 50.
     """
     config = check(pipeline, count, out)
     data, captions = unseen_data(config), ask(count, 1, config, seed)
