@@ -5,20 +5,29 @@
     python sample.py --prompt "a 7 moving left" --trajectory      # the denoising itself
 """
 
+import secrets
 import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
 
+import tinygif
+from tinygif import gif
+from tinygif.errors import TinygifError, run_command
+from tinygif.guidance import GUIDANCE_HELP
+from tinygif.pipeline import keep_compiled
+from tinygif.sampler import SolverName
+from tinygif.text import split
+
 
 @dataclass(frozen=True)
 class Options:
-    """Turn sentences into GIFs with a trained model."""
+    """Defaults are those of the checkpoint."""
 
     prompt: tuple[str, ...]
     """One or more sentences; several make a captioned grid. "" for a model without captions."""
@@ -31,12 +40,11 @@ class Options:
     seed: int | None = None
     """The same seed gives the same clips; by default a new one, which is printed."""
     steps: int | None = None
-    """Denoising steps; the checkpoint's default when left out, as for solver and guidance."""
-    solver: Literal["ddpm", "ddim", "dpmpp"] | None = None
+    """Denoising steps."""
+    solver: SolverName | None = None
     eta: float | None = None
     """Fresh noise in each ddim step, 0 to 1."""
-    guidance: float | None = None
-    """0 ignores the prompt, 1 follows it, above 1 exaggerates it."""
+    guidance: Annotated[float | None, tyro.conf.arg(help=GUIDANCE_HELP)] = None
     negative_prompt: str | None = None
     """Guide away from this sentence instead of from no sentence."""
     dynamic_threshold: float | None = None
@@ -52,61 +60,53 @@ class Options:
     """Show the denoising: a GIF that goes from noise to the clip, then plays it."""
 
 
-def bar(steps: Iterable, total: int) -> Iterable:
+def progress_bar(steps: Iterable, total: int) -> Iterable:
     from tqdm import tqdm
 
     return tqdm(steps, total=total, desc="denoising", unit="step", disable=not sys.stderr.isatty())
 
 
-def film(trajectory: Iterable, total: int) -> np.ndarray:
+def film(clips_of_steps: Iterable[np.ndarray]) -> np.ndarray:
     """The denoising as clips: step i shows frame i (modulo frames) of x_i, then the clip plays."""
-    from tinygif.gif import to_clip
-
-    steps = [to_clip(np.asarray(x)) for x, _ in bar(trajectory, total)]
-    frames = steps[-1].shape[1]
-    noisy = [x[:, i % frames] for i, x in enumerate(steps)]
-    return np.stack([*noisy, *steps[-1].swapaxes(0, 1)], axis=1)
+    clips = list(clips_of_steps)
+    frames = clips[-1].shape[1]
+    noisy = [clip[:, i % frames] for i, clip in enumerate(clips)]
+    return np.stack([*noisy, *clips[-1].swapaxes(0, 1)], axis=1)
 
 
 def main(options: Options) -> None:
     began = time.time()
-    import tinygif
-    from tinygif import gif
-    from tinygif.pipeline import keep_compiled
-
     keep_compiled()
     pipeline = tinygif.load(options.checkpoint)
-    data, defaults = pipeline.config.data, pipeline.config.diffusion
-    if options.scale is not None and options.scale < 1:
-        raise ValueError(f"expected a scale of at least 1, got {options.scale}")
+    data = pipeline.config.data
+    fps = data.fps if options.fps is None else options.fps
+    out = options.out or Path(("_".join(split(options.prompt[0])[:8]) or "clip") + ".gif")
+    gif.check_output(out, fps, options.frames or data.frames)
+    for name in ("count", "scale"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise TinygifError(f"expected {name} of at least 1, got {value}")
+    steps = options.steps or pipeline.config.sample.sample_steps
+    seed = secrets.randbits(32) if options.seed is None else options.seed
     prompts = [prompt for prompt in options.prompt for _ in range(options.count)]
-    seed = options.seed
-    if seed is None:
-        seed = int(np.random.SeedSequence().generate_state(1)[0])
-    steps = defaults.sample_steps if options.steps is None else options.steps
-    choices = dict(
-        seed=seed, steps=steps, guidance=options.guidance, negative_prompt=options.negative_prompt,
-        solver=options.solver, eta=options.eta, dynamic_threshold=options.dynamic_threshold,
-        frames=options.frames, size=options.size,
-    )  # fmt: skip
+    names = ("steps", "solver", "eta", "guidance", "negative_prompt", "dynamic_threshold",
+             "frames", "size")  # fmt: skip
+    trajectory = pipeline.denoising(
+        prompts, seed=seed, **{name: getattr(options, name) for name in names}
+    )
     print(f"{pipeline.path}: {len(prompts)} clip(s) in {steps} steps", flush=True)
+    decode = pipeline.model.codec.decode
     if options.trajectory:
-        clips = film(pipeline.denoising(prompts, **choices), steps)
+        clips = film(decode(x) for x, _ in progress_bar(trajectory, steps))
     else:
-        clips = pipeline(prompts, progress=bar, **choices).array
-    scale = max(1, 128 // clips.shape[2]) if options.scale is None else options.scale
-    if len(clips) == 1:
-        picture = gif.enlarge(clips[0], scale)
-    else:
-        picture = gif.grid(clips, captions=prompts, scale=scale)
-    out = options.out or Path(("_".join(options.prompt[0].split()[:8]) or "clip") + ".gif")
-    gif.write(out, picture, data.fps if options.fps is None else options.fps)
+        for x, _ in progress_bar(trajectory, steps):
+            pass
+        clips = decode(x)
+    scale = options.scale or max(1, 128 // clips.shape[2])
+    single = len(clips) == 1
+    picture = gif.enlarge(clips[0], scale) if single else gif.grid(clips, None, prompts, scale)
+    gif.write(out, picture, fps)
     print(f"wrote {out} in {time.time() - began:.1f} s, seed {seed}")
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"sample.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command("sample.py", lambda: main(tyro.cli(Options, description=__doc__)))

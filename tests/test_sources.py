@@ -1,4 +1,4 @@
-"""sources.py: captions are found wherever folders keep them, and no link can stop a download.
+"""clips/sources.py: captions are found wherever a folder keeps them; no link stops a download.
 
 Lesson 14.
 """
@@ -7,6 +7,7 @@ import http.server
 import json
 import threading
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tinygif import gif, sources
+from tinygif import files, gif
+from tinygif.clips import sources
+from tinygif.clips.sources import Item, collect, download_gifs, file_name, play
+from tinygif.errors import TinygifError
 from tinygif.gif import GifError, encode_gif
-from tinygif.sources import Item, SourceError, collect, download, file_name, play
 
 CLIP = np.random.default_rng(0).integers(0, 256, (3, 5, 6, 3), dtype=np.uint8)
 GIF = encode_gif(CLIP // 64 * 64, [100, 50, 30])
@@ -91,22 +94,22 @@ def test_any_caption_that_json_can_hold_comes_back_in_one_line(tmp_path_factory,
     ("metadata.jsonl", b'{"file_name": "a.gif", "text": 3}', "line 1, got"),
     ("captions.tsv", b"a.gif\tcaf\xe9", "in UTF-8"),
     ("captions.csv", b'a.gif,"' + b"x" * 200_000 + b'"', "expected a table of file and caption"),
-    ("a.txt", b"\xff\xfe", "in UTF-8"),
+    ("a.txt", b"\xff\xfe", "in UTF-8, got"),
 ])  # fmt: skip
 def test_broken_captions_name_the_place(tmp_path, name, data, says):
     put(tmp_path, "a.gif")
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(SourceError, match=says):
+    with pytest.raises(TinygifError, match=says):
         collect(tmp_path)
 
 
 def test_what_is_no_source_is_refused(tmp_path):
-    with pytest.raises(SourceError, match=r"found no clip in .*expected files ending in .gif"):
+    with pytest.raises(TinygifError, match=r"found no clip in .*expected files ending in .gif"):
         collect(tmp_path)
-    with pytest.raises(SourceError, match="got .*nowhere, which is not there"):
+    with pytest.raises(TinygifError, match="got .*nowhere, which is not there"):
         collect(tmp_path / "nowhere")
     put(tmp_path, "a.gif")
-    with pytest.raises(SourceError, match="expected a folder of clips, TGIF's .tsv"):
+    with pytest.raises(TinygifError, match="expected a folder of clips, TGIF's .tsv"):
         collect(tmp_path / "a.gif")
 
 
@@ -128,13 +131,14 @@ def test_other_pictures_play_with_their_delays_on_white(tmp_path, name):
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch, name):
     frames = [Image.new("RGB", (6, 4), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-    monkeypatch.setattr(sources, "MOST", (9, 47))
+    monkeypatch.setattr(sources, "MAX_PIXELS", 47)
     with pytest.raises(GifError, match="^too large: 2 frames of 6x4, accepted are"):
         next(play(tmp_path / name))
-    monkeypatch.setattr(sources, "MOST", (1, 48))
+    monkeypatch.setattr(sources, "MAX_PIXELS", 48)
+    monkeypatch.setattr(sources, "MAX_FRAMES", 1)
     with pytest.raises(GifError, match="^too large: 2 frames of 6x4, accepted are"):
         next(play(tmp_path / name))
-    monkeypatch.setattr(sources, "MOST", (2, 48))
+    monkeypatch.setattr(sources, "MAX_FRAMES", 2)
     assert len(list(play(tmp_path / name))) == 2
     monkeypatch.setattr(sources, "MAX_BYTES", 3)
     monkeypatch.setattr(gif, "MAX_BYTES", 3)
@@ -173,14 +177,14 @@ def test_msrvtt_has_twenty_captions_a_video_and_a_split_of_two_spellings(tmp_pat
     for asked in ("val", "validate"):
         one = collect(tmp_path / "info.json", split=asked)
         assert [item.path for item in one] == [tmp_path / "video9.mp4"]
-    with pytest.raises(SourceError, match=f"expected a split of .*'{spelt}'.*, got 'all'"):
+    with pytest.raises(TinygifError, match=f"expected a split of .*'{spelt}'.*, got 'all'"):
         collect(tmp_path / "info.json", split="all")
 
 
 def test_other_json_is_refused(tmp_path):
     for text in ("{}", "[]", "{", '{"videos": [{}], "sentences": []}'):
         (tmp_path / "a.json").write_text(text)
-        with pytest.raises(SourceError, match="expected MSR-VTT's JSON with videos and sentences"):
+        with pytest.raises(TinygifError, match="expected MSR-VTT's JSON with videos and sentences"):
             collect(tmp_path / "a.json")
 
 
@@ -232,18 +236,22 @@ def server(monkeypatch):
 
     Server.seen.clear()
     monkeypatch.setattr(sources, "TIMEOUT", 0.3)
-    monkeypatch.setattr(sources, "LONGEST", 1.0)
+    monkeypatch.setattr(sources, "LONGEST", 0.5)
     monkeypatch.setattr(sources, "RATE", 1000.0)
     monkeypatch.setattr(sources, "MAX_BYTES", 4000)
     with Quiet(("127.0.0.1", 0), Server) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        serve = partial(running.serve_forever, poll_interval=0.01)
+        threading.Thread(target=serve, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}/"
         running.shutdown()
 
 
-TEMPORARY = {"slow": "no answer: TimeoutError", "drip": "no answer: TimeoutError",
-             "hangup": "no answer: RemoteDisconnected", "cut": "no answer: ConnectionError",
-             "500": "dead link: 500"}  # fmt: skip
+TEMPORARY = {
+    "slow": "no answer: timed out", "drip": "no answer: too slow",
+    "hangup": "no answer: Remote end closed connection without response",
+    "cut": f"no answer: cut short after {len(GIF)} of {len(GIF) + 100} bytes",
+    "500": "dead link: 500",
+}  # fmt: skip
 FINAL = {
     "404": "dead link: 404", "410": "dead link: 410", "loop": "dead link: 301",
     "html": "dead link: what came is no GIF", "huge": "too large: more than 4000 bytes",
@@ -253,7 +261,7 @@ FINE = ("ok", "moved", "busy")
 
 def test_every_link_is_a_gif_or_a_reason(server, tmp_path):
     urls = {name: f"{server}{name}_1.gif" for name in (*TEMPORARY, *FINE, *FINAL)}
-    failures = download(list(urls.values()), tmp_path)
+    failures = download_gifs(list(urls.values()), tmp_path)
     assert failures == {urls[name]: why for name, why in (TEMPORARY | FINAL).items()}
     for name in FINE:
         assert (tmp_path / file_name(urls[name])).read_bytes() == GIF
@@ -265,36 +273,42 @@ def test_every_link_is_a_gif_or_a_reason(server, tmp_path):
     with open(tmp_path / "manifest.jsonl", "a") as manifest:  # as a kill may leave it
         manifest.write('{"url": "http://x')
     Server.seen.clear()
-    again = download(list(urls.values()), tmp_path)
+    again = download_gifs(list(urls.values()), tmp_path)
     assert again == failures  # what came, and what is dead, is not asked for again
     assert set(Server.seen) == {f"/{name}_1.gif" for name in TEMPORARY}
 
 
 def test_without_a_network_it_does_not_try_every_link(server, tmp_path):
     urls = [f"{server}500_{i}.gif" for i in range(200)]
-    with pytest.raises(SourceError, match="50 links one after another .*dead link: 500. Is there"):
-        download([f"{server}ok_1.gif", *urls], tmp_path)
+    with pytest.raises(TinygifError, match="50 links one after another .*dead link: 500. Is there"):
+        download_gifs([f"{server}ok_1.gif", *urls], tmp_path)
     assert len(Server.seen) < 100 and len(list(tmp_path.glob("*.gif"))) == 1
 
 
 def test_a_stopped_download_goes_on(server, tmp_path, monkeypatch):
     urls = [f"{server}ok_{i}.gif" for i in range(12)]
-    write, left = sources.write_whole, iter(range(5))
+    sync, left = files.os.fsync, iter(range(5))
 
-    def stop(path, data):
+    def full(file):
         if next(left, None) is None:
             raise OSError(28, "No space left on device")
-        write(path, data)
+        sync(file)
 
-    monkeypatch.setattr(sources, "write_whole", stop)
-    with pytest.raises(OSError, match="No space left"):
-        download(urls, tmp_path)
-    assert 0 < len(list(tmp_path.glob("*.gif"))) <= 5
-    monkeypatch.setattr(sources, "write_whole", write)
-    before = {path.stem for path in tmp_path.glob("*.gif")}
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(TinygifError, match="could not write .*No space left"):
+        download_gifs(urls, tmp_path)
+    before = {path.name for path in tmp_path.glob("*.gif")}
+    assert 0 < len(before) <= 5 and not list(tmp_path.glob(".*"))
+    monkeypatch.setattr(files.os, "fsync", sync)
     Server.seen.clear()
-    assert download(urls, tmp_path) == {}
+    assert download_gifs(urls, tmp_path) == {}
     assert len(Server.seen) == 12 - len(before)
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TinygifError, match="cannot write to the cache .*set TINYGIF_CACHE"):
+        download_gifs(["http://127.0.0.1:9/a.gif"], tmp_path / "file" / "tgif")
 
 
 def test_tgif_lines_become_clips(server, tmp_path):
@@ -314,15 +328,33 @@ def test_tgif_lines_become_clips(server, tmp_path):
 @pytest.mark.parametrize("text", ["", "file:///etc/passwd\tsecret", "a.gif\tno link"])
 def test_only_links_of_the_web_are_followed(tmp_path, text):
     (tmp_path / "a.tsv").write_text(text)
-    with pytest.raises(SourceError, match="expected lines of link TAB sentence"):
+    with pytest.raises(TinygifError, match="expected lines of link TAB sentence"):
         collect(tmp_path / "a.tsv")
 
 
 def test_requests_are_spread_in_time(monkeypatch):
-    """A clock that only moves by sleeping: 9 calls at 4 a second take 2 seconds."""
+    """A clock that only moves by sleeping: 9 requests at 4 a second take 9 quarters of one."""
     now = [100.0]
-    monkeypatch.setattr(sources.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sources, "RATE", 4.0)
     monkeypatch.setattr(sources.time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
-    wait = sources.paced(4.0)
-    times = [wait() or now[0] for _ in range(9)]
-    assert np.allclose(np.diff(times), 0.25) and times[-1] - times[0] == pytest.approx(2)
+    times = [sources.wait_for_turn() or now[0] for _ in range(9)]
+    assert np.allclose(np.diff(times), 0.25) and times[-1] - 100 == pytest.approx(2.25)
+
+
+def test_only_one_thread_waits_at_a_time(monkeypatch):
+    """Else 8 threads would send 8 times as many requests."""
+    waiting, most = [], []
+
+    def sleep(seconds):
+        waiting.append(seconds)
+        most.append(len(waiting))
+        threading.Event().wait(0.005)
+        waiting.pop()
+
+    monkeypatch.setattr(sources.time, "sleep", sleep)
+    threads = [threading.Thread(target=sources.wait_for_turn) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 8

@@ -4,59 +4,69 @@ Weights come from numpy: JAX compiles a program for every shape it initialises, 
 than the tests. None of them is zero, so that every gradient and every prompt shows.
 """
 
-from dataclasses import replace
+import runpy
+import sys
+from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jaxtyping import PyTree
 
 from tinygif import checkpoint, training
-from tinygif.config import Config, DataConfig, DiffusionConfig, ModelConfig, TrainConfig
-from tinygif.data import batch
+from tinygif.checkpoint import About
+from tinygif.config import Config, DataConfig, DiffusionConfig, SampleConfig, TextConfig, TrainConfig
+from tinygif.data import read_batch, slice_at
 from tinygif.moving_mnist import MovingMNIST
-from tinygif.text import Tokenizer
+from tinygif.text import TextToGif, Tokenizer
+from tinygif.unet import UNetConfig
 
 CONFIG = Config(
     data=DataConfig(size=16, frames=4, mnist_dir="bundled"),
-    model=ModelConfig(
-        width=16, multipliers=(1, 2), patch=2, time_patch=2, heads=2, head_dim=8, text_width=16,
-        text_depth=1, space_attention=(), time_attention=(0,), text_attention=(),
+    text=TextConfig(text_width=16, text_depth=1),
+    model=UNetConfig(
+        width=16, multipliers=(1, 2), levels=("time", ""), patch=2, time_patch=2, heads=2,
+        head_dim=8,
     ),
-    diffusion=DiffusionConfig(diffusion_steps=50, drop_text=0.5, solver="ddim", sample_steps=2),
+    diffusion=DiffusionConfig(diffusion_steps=50, drop_text=0.5),
     train=TrainConfig(
         steps=20, minutes=13.0, batch_size=8, optimizer="muon", learning_rate=2e-3,
         weight_decay=0.0, warmup=2, ema=0.9, short_frames=2, save_every=10, sample_every=15,
     ),
+    sample=SampleConfig(solver="ddim", sample_steps=2),
 )  # fmt: skip
 DATA = MovingMNIST(CONFIG.data)
-TOKENIZER = Tokenizer(DATA.words, CONFIG.model.max_tokens)
+TOKENIZER = Tokenizer(DATA.words, CONFIG.text.max_tokens)
+ABOUT = About(CONFIG, DATA.words, 0)
+PROMPTS = ("a 7 moving left", "an 8 standing still")
+TRAIN = Path(__file__).parents[1] / "train.py"
 
 
-def inputs(config: Config, step: int, batch: tuple) -> tuple:
-    """The first argument of `train_step`, as train.py makes it."""
-    static = replace(config, train=replace(config.train, steps=None))
-    rate = jnp.asarray(training.learning_rate_at(config.train, step), jnp.float32)
-    return static, config.diffusion.build(), *batch, jax.random.key(1), rate
+def batch(step: int = 0, progress: float = 0.5, config: Config = CONFIG) -> training.Batch:
+    """What train.py gives to a step: clips, token ids, progress."""
+    options = config.train
+    where = slice_at(
+        step, options.batch_size, config.data.frames, options.short_frames, options.short_share
+    )
+    clips, captions = read_batch(DATA, 0, where)
+    return training.Batch(clips, TOKENIZER.batch(captions), np.float32(progress))
 
 
-def examples(step: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Clips and token ids of a step."""
-    clips, captions = batch(DATA, 0, step, CONFIG.train.batch_size)
-    return clips, TOKENIZER.batch(captions)
+def model(config: Config = CONFIG, seed: int = 0) -> TextToGif:
+    """Random weights, none of them zero."""
+    init = lambda: config.init(len(TOKENIZER), key=jax.random.key(0))  # noqa: E731
+    return random_arrays(eqx.filter_eval_shape(init), seed)
 
 
 def state(config: Config = CONFIG, seed: int = 0) -> training.TrainState:
-    """Step 0 with random weights, none of them zero."""
-    init = lambda: training.init_state(config, len(TOKENIZER), key=jax.random.key(0))  # noqa: E731
-    model = fill(eqx.filter_eval_shape(init).model, seed)
-    optimizer = training.make_optimizer(config.train).init(training.trainable(model))
-    step = jnp.zeros((), jnp.int32)
-    return training.TrainState(model, jax.tree.map(training.copy, model), optimizer, step)
+    """Step 0 of that model."""
+    return training.init_state(config, model(config, seed))
 
 
-def fill(template: PyTree, seed: int) -> PyTree:
+def random_arrays(template: PyTree, seed: int) -> PyTree:
+    """A pytree of shapes with random arrays in them, large enough to matter."""
     rng = np.random.default_rng(seed)
 
     def draw(leaf: object) -> object:
@@ -71,3 +81,39 @@ def fill(template: PyTree, seed: int) -> PyTree:
 def leaves(tree: PyTree) -> dict[str, np.ndarray]:
     """A copy of every array by its name."""
     return {name: np.array(leaf) for name, leaf in checkpoint.named(tree).items()}
+
+
+# ---- the command -----------------------------------------------------------------------------
+
+
+def flags(config: Config) -> list[str]:
+    """Every field of a config as a flag."""
+    words = ["--preset", config.preset]
+    for part in ("data", "text", "model", "diffusion", "train", "sample"):
+        for name, value in vars(getattr(config, part)).items():
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                words += [f"--{flag}" if value else f"--no-{flag}"]
+            elif isinstance(value, tuple):
+                words += [f"--{flag}", *map(str, value)]
+            else:
+                words += [f"--{flag}", str(value)]
+    return words
+
+
+def call(*words: str | Path) -> object:
+    """train.py in this process: its exit code, or what it said to `sys.exit`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(TRAIN), *map(str, words)])
+        patch.setattr(MovingMNIST, "prompts", PROMPTS)
+        try:
+            with jax.numpy_dtype_promotion("standard"):  # Adam of optax 0.2.8 is not strict
+                runpy.run_path(str(TRAIN), run_name="__main__")
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
+def train(folder: Path) -> None:
+    """A whole run of the command, saved every 10 of 20 steps."""
+    assert call(*flags(CONFIG), "--out", folder) == 0

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from tinygif.moving_mnist import WORDS
-
+WORDS = (
+    "a an and 0 1 2 3 4 5 6 7 8 9 zero one two three four five six seven eight nine moving going "
+    "standing still up down left right slowly quickly"
+).split()
 TEXT = dict(
     hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=3,
     max_position_embeddings=21, vocab_size=320, layer_norm_eps=1e-5,
@@ -43,7 +45,7 @@ BASE = dict(
 
 
 def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers without pattern to the eye, the same everywhere; of a size as after training."""
+    """An array from its name: the same on every machine, of a size as weights have."""
     k = np.arange(np.prod(shape, dtype=int)).reshape(shape)
     x = np.sin(sum(map(ord, name)) + 1.7 * k + 0.003 * k**2)
     if len(shape) > 1:
@@ -52,7 +54,7 @@ def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def layer(prefix: str, names: list[str], norms: list[str], d: int, wide: int) -> dict[str, tuple]:
-    """Attention's four matrices, then the two of the perceptron; two norms."""
+    """A layer's shapes: four matrices of attention, two of the perceptron, biases, two norms."""
     shapes = [(d, d)] * 4 + [(wide, d), (d, wide)]
     found = {f"{prefix}.{name}.weight": shape for name, shape in zip(names, shapes)}
     found |= {f"{prefix}.{name}.bias": shape[:1] for name, shape in zip(names, shapes)}
@@ -63,13 +65,13 @@ def clip_shapes(config: dict) -> dict[str, tuple]:
     names = [f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")] + ["mlp.fc1", "mlp.fc2"]
     text, image = config["text_config"], config["vision_config"]
     d, e, p = text["hidden_size"], image["hidden_size"], image["patch_size"]
-    places = 1 + (image["image_size"] // p) ** 2
+    positions = 1 + (image["image_size"] // p) ** 2
     found = {
         "text_model.embeddings.token_embedding.weight": (text["vocab_size"], d),
         "text_model.embeddings.position_embedding.weight": (text["max_position_embeddings"], d),
         "vision_model.embeddings.class_embedding": (e,),
         "vision_model.embeddings.patch_embedding.weight": (e, 3, p, p),
-        "vision_model.embeddings.position_embedding.weight": (places, e),
+        "vision_model.embeddings.position_embedding.weight": (positions, e),
         "text_projection.weight": (config["projection_dim"], d),
         "visual_projection.weight": (config["projection_dim"], e),
         "logit_scale": (),
@@ -107,23 +109,23 @@ def arrays(config: dict) -> dict[str, np.ndarray]:
 
 
 def tokenizer(size: int = 320, *, ends: bool = True):
-    """Knows the words of the digits, and others that fill it up; marks start and end."""
+    """Knows WORDS and w0, w1, ... up to `size` tokens; marks the end of a prompt if `ends`."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS][:size]
     words += [f"w{i}" for i in range(size - len(words))]
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
-    made.normalizer = normalizers.Lowercase()
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    result = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
+    result.normalizer = normalizers.Lowercase()
+    result.pre_tokenizer = pre_tokenizers.Whitespace()
     if ends:
-        made.post_processor = processors.TemplateProcessing(
+        result.post_processor = processors.TemplateProcessing(
             "[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
         )
-    return made
+    return result
 
 
 def write(folder: Path, config: dict, weights: dict[str, np.ndarray] | None = None) -> Path:
-    """A folder as models come from the hub."""
+    """A folder with the three files of a model on the hub."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     tokenizer().save(str(folder / "tokenizer.json"))

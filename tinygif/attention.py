@@ -29,8 +29,12 @@ def softmax_attention(
     bias: Float[Array, "heads n m"] | None = None,
     mask: Bool[Array, " m"] | None = None,
 ) -> Float[Array, "n heads d"]:
-    """softmax(q k / sqrt(d) + bias) v (Vaswani et al. 2017, eq. 1); False in `mask` hides a key."""
-    scores = jnp.einsum("nhd,mhd->hnm", q, k).astype(jnp.float32) / q.shape[-1] ** 0.5
+    """softmax(q k / sqrt(d) + bias) v (Vaswani et al. 2017, eq. 1); False in `mask` hides a key.
+
+    Scores are summed and kept in float32, also where q and k are bfloat16.
+    """
+    scores = jnp.einsum("nhd,mhd->hnm", q, k, preferred_element_type=jnp.float32)
+    scores = scores / q.shape[-1] ** 0.5
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)
     if mask is not None:
@@ -39,12 +43,18 @@ def softmax_attention(
 
 
 def linear_attention(
-    q: Float[Array, "n heads d"], k: Float[Array, "n heads d"], v: Float[Array, "n heads d"]
+    q: Float[Array, "n heads d"],
+    k: Float[Array, "m heads d"],
+    v: Float[Array, "m heads d"],
+    mask: Bool[Array, " m"] | None = None,
 ) -> Float[Array, "n heads d"]:
     """Attention whose cost grows with n, not n^2 (Shen et al. 2021, eq. 4).
 
-    Queries are normalised over features, keys over tokens; k^T v is summed first.
+    Queries are normalised over features, keys over tokens; k^T v is summed first. False in `mask`
+    hides a key. There are no scores here, so there is no place for a bias.
     """
+    if mask is not None:
+        k = jnp.where(mask[:, None, None], k, -1e30)
     q = jax.nn.softmax(q, axis=-1) / q.shape[-1] ** 0.5
     k = jax.nn.softmax(k, axis=0)
     return jnp.einsum("nhd,hde->nhe", q, jnp.einsum("nhd,nhe->hde", k, v))
@@ -54,7 +64,7 @@ class Attention(eqx.Module):
     """Multi-head attention on tokens, with its norm before it and a zero projection after it.
 
     Attends to `context` when given, else to itself. `linear` picks linear attention, `rotate`
-    turns queries and keys by their place.
+    turns queries and keys by their position.
     """
 
     norm: eqx.nn.RMSNorm
@@ -91,7 +101,12 @@ class Attention(eqx.Module):
         q, k, v = (rearrange(a, "n (h d) -> n h d", h=self.heads) for a in (q, k, v))
         if self.rotate:
             q, k = rotary(q), rotary(k)
-        y = linear_attention(q, k, v) if self.linear else softmax_attention(q, k, v, bias, mask)
+        if self.linear and bias is not None:
+            raise ValueError("linear attention has no scores to add a bias to: leave the bias out")
+        if self.linear:
+            y = linear_attention(q, k, v, mask)
+        else:
+            y = softmax_attention(q, k, v, bias, mask)
         return x + jax.vmap(self.out)(rearrange(y, "n h d -> n (h d)"))
 
 

@@ -1,16 +1,27 @@
 """Every choice of a run, as frozen dataclasses, and the few presets. Lesson 15.
 
-`train.py` turns each field into a flag of the same name; a checkpoint carries all of them.
+`train.py` turns each field into a flag of the same name; a checkpoint carries all of them. The
+model's own fields stand with the model, in `unet.py`.
 """
 
 import dataclasses
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import jax
+from jaxtyping import Array, Key
 
 from tinygif import schedule as schedules
 from tinygif.diffusion import Prediction, Weighting, check_prediction
-from tinygif.gif import fps_delays
-from tinygif.schedule import Schedule
+from tinygif.errors import TinygifError
+from tinygif.gif import Pixels, fps_delays
+from tinygif.sampler import SolverName, timesteps
+from tinygif.schedule import Schedule, ScheduleName
+from tinygif.text import TextAdapter, TextEncoder, TextToGif
+from tinygif.unet import UNetConfig
+
+MODELS = {"unet": UNetConfig}
+"""The kinds of model: `--model` chooses one, whose config brings its own fields."""
 
 
 @dataclass(frozen=True)
@@ -31,83 +42,40 @@ class DataConfig:
     unconditional: bool = False
     """Train on clips of a folder without captions."""
     digits: Literal[1, 2] = 1
-    """At most so many digits in a clip."""
+    """Most digits in a clip."""
     digit_size: int | None = None
     """Side of a digit in pixels; half of the clip's by default."""
     hold_out: bool = True
-    """Keep some digit-direction pairs out of training, to be asked for afterwards."""
+    """Keep some digit-direction pairs out of training, to ask for them afterwards."""
     mnist_dir: str | None = None
     """A folder with the four MNIST files, or "bundled"; else the cache, a download, the bundled."""
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The U-Net and the text encoder. A level is a resolution; 0 is the largest.
+class TextConfig:
+    """How prompts are read."""
 
-    Attention at a level that is not there is left out. Between the way down and the way up, on the
-    smallest images, stands a block with every kind of attention, whatever the levels have.
-    """
-
-    width: int = 64
-    """Channels of level 0."""
-    multipliers: tuple[int, ...] = (1, 2, 4, 8)
-    """Channels of each level, in widths."""
-    blocks: int = 1
-    """Residual blocks per level, on the way down and on the way up."""
-    patch: int = 2
-    """The stem folds patch x patch pixels into channels."""
-    time_patch: int = 1
-    """The stem folds groups of so many frames into channels."""
-    heads: int = 4
-    head_dim: int = 32
-    space_attention: tuple[int, ...] = (2, 3)
-    """Levels with attention over space."""
-    time_attention: tuple[int, ...] = (0, 1, 2, 3)
-    """Levels with attention over time."""
-    text_attention: tuple[int, ...] = (2, 3)
-    """Levels with attention to the words."""
-    full_attention: int = 1024
-    """Pixels up to which attention over space is full; linear above."""
-    temporal_conv: bool = False
-    """Add a convolution along time after each residual block (2+1-D)."""
-    pixel_shuffle: bool = False
-    """Upsample by pixel shuffle instead of resize and convolution."""
-    checkpoint_gradients: bool = False
-    """Recompute blocks in the backward pass: less memory, more time."""
     text: str = "words"
-    """Who reads prompts: words, learned along; or, pretrained, clip, bert, a hub id, a folder."""
+    """words: learned along with the model. Or a pretrained text encoder, frozen: clip, bert, a hub
+    id, a folder."""
     text_pool: Literal["last", "first", "mean"] | None = None
-    """How a tower sums prompts up; by default CLIP by its last token, BERT by the mean."""
+    """How a tower makes one vector of a prompt; by default CLIP's last token, BERT's mean."""
     text_revision: str | None = None
     """Commit of a tower on the hub, SHA-256 of one in a folder; train.py fills it in."""
     text_dims: tuple[int, int] | None = None
-    """Widths of a tower's states and of its summary; train.py fills them in."""
+    """Widths of a tower's states and of its pooled vector; train.py fills them in."""
     text_width: int = 128
     text_depth: int = 2
-    """Layers that are trained, from words on or on top of a tower."""
+    """Layers that are trained, on word embeddings or on top of a tower."""
     max_tokens: int = 16
     """Longest prompt: in words, or in a tower's tokens, of which start and end are two."""
-
-    def check(self, *, frames: int, size: int) -> None:
-        """Refuse clips that the stem and the levels cannot fold."""
-        fold = self.patch * 2 ** (len(self.multipliers) - 1)
-        if size % fold or size < fold:
-            raise ValueError(
-                f"expected a size that is a multiple of {fold} (patch {self.patch}, halved "
-                f"{len(self.multipliers) - 1} times), got {size}"
-            )
-        if frames % self.time_patch or frames < 1:
-            raise ValueError(
-                f"expected frames that are a multiple of {self.time_patch}, which the stem folds "
-                f"into one, got {frames}"
-            )
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """Noise, and what the network says of it."""
+    """The noise, and what the network predicts."""
 
-    schedule: Literal["linear", "cosine", "scaled_linear", "rectified"] = "cosine"
+    schedule: ScheduleName = "cosine"
     diffusion_steps: int = 1000
     """T, the steps of the schedule."""
     zero_snr: bool = False
@@ -125,12 +93,6 @@ class DiffusionConfig:
     """Mean and deviation of logit(t / T) in training; all steps evenly by default."""
     drop_text: float = 0.1
     """Share of captions replaced by the null prompt."""
-    guidance: float = 3.0
-    """Default of sampling: 0 ignores the prompt, 1 follows it, above 1 exaggerates it."""
-    solver: Literal["ddpm", "ddim", "dpmpp"] = "ddpm"
-    """Default of sampling; fresh noise lets ddpm mend what it got wrong, at the cost of steps."""
-    sample_steps: int = 50
-    """Default of sampling."""
 
     def build(self) -> Schedule:
         """The schedule these fields describe."""
@@ -144,9 +106,9 @@ class TrainConfig:
     """How it is trained."""
 
     steps: int | None = None
-    """Optimizer steps; overrides minutes."""
+    """Optimizer steps of the whole run; overrides minutes."""
     minutes: float | None = None
-    """Fix the number of steps so that the run takes about this long."""
+    """Minutes of the whole run: the learning rate follows the clock and ends at zero."""
     batch_size: int = 16
     short_frames: int | None = None
     """Mix in steps on clips of so few frames, with as many more of them in a batch."""
@@ -174,11 +136,20 @@ class TrainConfig:
     save_every: int = 500
     """Steps between checkpoints."""
 
-    def __post_init__(self):
-        if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}"
-            )
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Defaults of sampling."""
+
+    guidance: float = 3.0
+    """0 ignores the prompt, 1 follows it, above 1 exaggerates it."""
+    solver: SolverName = "ddpm"
+    """ddpm adds fresh noise, which lets it mend what it got wrong, at the cost of more steps."""
+    sample_steps: int = 50
+    eta: float | None = None
+    """Fresh noise in each ddim step, 0 to 1."""
+    dynamic_threshold: float | None = None
+    """Rescale guesses whose p-quantile leaves the range of pixels, for example 0.995."""
 
 
 @dataclass(frozen=True)
@@ -188,93 +159,145 @@ class Config:
     preset: Literal["tiny", "small", "base"] = "tiny"
     """tiny: two CPU cores, minutes; small: one GPU, minutes; base: width 64, four levels."""
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    model: UNetConfig = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
 
     def check(self) -> None:
-        """Refuse before training what would otherwise end it at its first sample or checkpoint."""
-        if self.train.steps is None and self.train.minutes is None:
-            raise ValueError("how long? add --steps N or --minutes M")
-        for name in ("steps", "batch_size", "save_every", "sample_every"):
-            value = getattr(self.train, name)
-            if value is not None and value < 1:
-                raise ValueError(f"expected {name} of at least 1, got {value}")
-        self.model.check(frames=self.data.frames, size=self.data.size)
-        if (short := self.train.short_frames) is not None:
-            self.model.check(frames=short, size=self.data.size)
-            if short > self.data.frames:
-                raise ValueError(f"expected short_frames of at most {self.data.frames}, the frames "
-                                 f"of a clip, got {short}")  # fmt: skip
+        """Refuse, before any work, all that could not work. Raises TinygifError."""
+        for section, bounds in BOUNDS.items():
+            for name, (low, high) in bounds.items():
+                check_range(name, getattr(getattr(self, section), name), low, high)
+        data, train, sample = self.data, self.train, self.sample
+        self.model.check(frames=data.frames, size=data.size)
+        if (short := train.short_frames) is not None:
+            check_range("short_frames", short, 1, data.frames)
+            self.model.check(frames=short, size=data.size)
+        if train.ema == 1:
+            raise TinygifError("expected an ema below 1, got 1: the average would never move")
+        if train.batch_size % train.accumulate:
+            raise TinygifError(
+                f"expected a batch_size that is a multiple of accumulate, {train.accumulate}, got "
+                f"{train.batch_size}"
+            )
         if (law := self.diffusion.logit_normal) is not None and law[1] <= 0:
-            raise ValueError(f"expected a positive deviation in logit_normal, got {law}")
-        fps_delays(self.data.frames, self.data.fps)
+            raise TinygifError(f"expected a positive deviation in logit_normal, got {law}")
+        if sample.eta is not None and sample.solver != "ddim":
+            raise TinygifError(f"eta is for the ddim solver, got {sample.solver!r}: leave one out")
+        if sample.solver not in SolverName.__args__:
+            raise TinygifError(f"expected a solver of {SolverName.__args__}, got {sample.solver!r}")
+        fps_delays(data.frames, data.fps)
+        timesteps(self.diffusion.diffusion_steps, sample.sample_steps)
         check_prediction(self.diffusion.build(), self.diffusion.predict)
 
-    def at(self, step: int) -> "Config":
-        """The config of a step: some may be for many short clips, which cost as much as few long.
+    def codec(self) -> Pixels:
+        """What turns clips into x0 and back."""
+        return Pixels(self.data.channels)
 
-        What a thing looks like is learned from many things, how it moves from few: compare the
-        joint training on images and clips of Video Diffusion Models (Ho et al. 2022).
-        """
-        few, train = self.train.short_frames, self.train
-        if few is None or int((step + 1) * train.short_share) == int(step * train.short_share):
-            return self
-        more = train.batch_size * (self.data.frames // few)
-        return replace(
-            self, data=replace(self.data, frames=few), train=replace(train, batch_size=more)
-        )
+    def init(self, words: int, *, key: Key[Array, ""]) -> TextToGif:
+        """A new model with random weights, for a vocabulary of so many ids."""
+        text_key, model_key = jax.random.split(key)
+        options, data, codec = self.text, self.data, self.codec()
+        width, depth = options.text_width, options.text_depth
+        if options.text == "words":
+            text = TextEncoder(words, width, depth, max_tokens=options.max_tokens, key=text_key)
+        else:
+            text = TextAdapter(options.text_dims, width, depth, key=text_key)
+        shape = codec.shape(data.frames, data.size)
+        return TextToGif(text, self.model.build(shape, width, key=model_key), codec)
+
+
+BOUNDS: dict[str, dict[str, tuple[float, float | None]]] = {
+    "data": {"size": (1, None), "frames": (1, None)},
+    "text": {"text_width": (4, None), "text_depth": (0, None), "max_tokens": (1, None)},
+    "diffusion": {"diffusion_steps": (2, None), "gamma": (0, None), "drop_text": (0, 1)},
+    "train": {
+        "steps": (1, None), "minutes": (0, None), "batch_size": (1, None), "short_share": (0, 1),
+        "accumulate": (1, None), "learning_rate": (0, None), "muon_rate": (0, None),
+        "weight_decay": (0, None), "warmup": (0, None), "clip": (0, None), "ema": (0, 1),
+        "seed": (0, 2**32 - 1), "sample_every": (1, None), "save_every": (1, None),
+    },
+    "sample": {"guidance": (0, None), "eta": (0, 1), "dynamic_threshold": (0, 1)},
+}  # fmt: skip
+"""Lowest and highest value of fields, section by section; None for no end."""
+
+
+def check_range(name: str, value: float | None, low: float, high: float | None) -> None:
+    """Refuse a number outside of [low, high]; None stands for a default and passes."""
+    if value is not None and not (low <= value and (high is None or value <= high)):
+        span = f"from {low} to {high}" if high is not None else f"of at least {low}"
+        raise TinygifError(f"expected {name} {span}, got {value}")
+
+
+class Keys(NamedTuple):
+    """The random keys of a run. No other is made; everything random descends from one of them."""
+
+    init: Key[Array, ""]
+    train: Key[Array, ""]
+    data: Key[Array, ""]
+    sample: Key[Array, ""]
+
+
+def named_keys(seed: int) -> Keys:
+    """The four keys of a seed."""
+    return Keys(*jax.random.split(jax.random.key(seed), 4))
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """A config from the plain values of `dataclasses.asdict`, as they come back from JSON."""
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    strange = sorted(set(values) - set(known))
-    if strange:
+    """A config from the plain values of `dataclasses.asdict`, as they come back from JSON.
+
+    Raises ValueError for fields that the class does not have.
+    """
+    known = {f.name for f in dataclasses.fields(cls)}
+    if strange := sorted(set(values) - known):
         raise ValueError(f"unknown fields of {cls.__name__}: {strange}; expected {sorted(known)}")
     parts = {
-        "data": DataConfig, "model": ModelConfig, "diffusion": DiffusionConfig,
-        "train": TrainConfig,
+        "data": DataConfig, "text": TextConfig, "diffusion": DiffusionConfig,
+        "train": TrainConfig, "sample": SampleConfig,
     }  # fmt: skip
-    out = {}
+    fields = {}
     for name, value in values.items():
-        if name in parts:
-            value = from_dict(parts[name], value)
-        out[name] = tuple(value) if isinstance(value, list) else value
-    return cls(**out)
+        if isinstance(value, dict):
+            value = from_dict(parts.get(name) or MODELS[value["model"]], value)
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**fields)
 
 
-REDUNDANT = DiffusionConfig(
+# ---- presets ---------------------------------------------------------------------------------
+
+REDUNDANT_CLIPS = DiffusionConfig(
     shift=3.0, predict="x0", measure="v", weighting="capped", gamma=25.0, logit_normal=(0.5, 1.0)
 )  # fmt: skip
 """For clips that are mostly black and mostly still; lessons/LOG.md has the experiments."""
 TINY = Config(
     preset="tiny",
-    model=ModelConfig(
-        width=64, multipliers=(2, 3), patch=4, time_patch=4, space_attention=(),
-        time_attention=(1,), text_attention=(), temporal_conv=True, pixel_shuffle=True,
+    model=UNetConfig(
+        width=64, multipliers=(2, 3), levels=("conv", "conv+time"),
+        middle=("conv+space+text+time", "conv"), patch=4, time_patch=4, pixel_shuffle=True,
     ),
-    diffusion=REDUNDANT,
+    diffusion=REDUNDANT_CLIPS,
     train=TrainConfig(
         minutes=13.0, optimizer="muon", learning_rate=2e-3, warmup=50, ema=0.99, short_frames=4,
     ),
 )  # fmt: skip
 SMALL = Config(
     preset="small",
-    model=ModelConfig(
-        width=64, multipliers=(1, 2, 4), patch=2, time_patch=2, space_attention=(2,),
-        time_attention=(1, 2), text_attention=(2,), temporal_conv=True,
+    model=UNetConfig(
+        width=64, multipliers=(1, 2, 4), levels=("conv", "conv+time", "conv+space+text+time"),
+        middle=("conv+space+text+time", "conv"), patch=2, time_patch=2,
     ),
-    diffusion=REDUNDANT,
+    diffusion=REDUNDANT_CLIPS,
     train=TrainConfig(
         steps=6000, batch_size=128, optimizer="muon", learning_rate=2e-3, ema=0.995, bfloat16=True
     ),
 )  # fmt: skip
 BASE = Config(
     preset="base",
-    model=ModelConfig(
-        width=64, multipliers=(1, 2, 4, 8), patch=2, time_patch=1, blocks=2,
-        time_attention=(1, 2, 3), pixel_shuffle=True,
+    model=UNetConfig(
+        width=64, multipliers=(1, 2, 4, 8),
+        levels=("", "time", "space+text+time", "space+text+time"), blocks=2, pixel_shuffle=True,
     ),
     diffusion=DiffusionConfig(shift=3.0),
     train=TrainConfig(steps=100_000, batch_size=64, bfloat16=True, sample_every=2000),

@@ -1,33 +1,51 @@
 """What a data set is, and a batch as a pure function of the step.
 
-A data set has `dataset[i] -> (clip uint8 (f, h, w, c), caption)`, a list `words` of all that
-captions may say, and a `size`: the number of clips, or None when it is endless. An index beyond
-the size is a clip again, in a later epoch: it may have another caption then. A batch stores
-nothing, so a resumed run sees what an uninterrupted one would, and hosts agree without talking.
-Lesson 14.
+A data set is a function of an index; the stream of examples is a function of a seed and a position;
+a batch is a slice of the stream. Nothing is stored, so a resumed run sees what an uninterrupted one
+would, and hosts agree without talking. Lesson 14.
 """
 
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
+COLORS = {
+    "white": (255, 255, 255),
+    "red": (230, 50, 50),
+    "green": (50, 190, 80),
+    "blue": (60, 100, 245),
+    "yellow": (250, 225, 50),
+    "purple": (180, 70, 230),
+    "black": (0, 0, 0),
+}
+"""The colours that captions name, for every data set that draws."""
+
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Captioned clips by index; `size` is their number in an epoch, None when they never repeat.
+    """Captioned clips by index: `dataset[i]`, or `dataset.example(i, frames)` for a shorter clip.
 
-    A clip without words has None for its caption: the null prompt.
+    `size` is the number of clips, or None when they never repeat. An index of `size` and beyond is
+    a clip in a later epoch, where it may have another of its captions. `words` are all the words
+    that captions use. A clip without a caption has None.
     """
 
     size: int | None
     words: list[str]
 
     def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w c"], str | None]: ...
+
+    def example(
+        self, index: int, frames: int
+    ) -> tuple[UInt8[np.ndarray, "{frames} h w c"], str | None]: ...
+
+
+# ---- the stream of examples ------------------------------------------------------------------
 
 
 @lru_cache(maxsize=2)
@@ -37,25 +55,60 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def index_at(size: int | None, seed: int, position: int) -> int:
-    """The index at a position of the endless stream: every clip once an epoch, in a new order."""
+    """The index at a position of the endless stream of a seed.
+
+    A data set of `size` clips shows each of them once an epoch, in a new order. In an endless one
+    (None) no two seeds share an index, up to 2^40 positions.
+    """
     if size is None:
-        return position
+        return (seed << 40) + position
     if size == 0:
         raise ValueError("the data set is empty: expected at least one clip")
     epoch = position // size
     return epoch * size + int(permutation(size, seed, epoch)[position % size])
 
 
-def batch(
-    dataset: Dataset, seed: int, step: int, batch_size: int
+class Slice(NamedTuple):
+    """A batch's part of the stream: positions `start` to `start + size`, as clips of `frames`."""
+
+    start: int
+    size: int
+    frames: int
+
+
+def slice_at(
+    step: int, batch_size: int, frames: int, short_frames: int | None = None,
+    short_share: float = 0.5,
+) -> Slice:  # fmt: skip
+    """The part of the stream that a step trains on; the next step goes on where it ends.
+
+    A share of the steps trains on many short clips instead of a few long ones, at the same cost:
+    appearance needs many different examples; motion can be learned from few (compare the joint
+    training on images and clips of Video Diffusion Models, Ho et al. 2022).
+    """
+    if short_frames is None:
+        return Slice(step * batch_size, batch_size, frames)
+    larger = batch_size * (frames // short_frames)
+    short_before, short_after = int(step * short_share), int((step + 1) * short_share)
+    start = (step - short_before) * batch_size + short_before * larger
+    is_short = short_after > short_before
+    return Slice(start, larger, short_frames) if is_short else Slice(start, batch_size, frames)
+
+
+def read_batch(
+    dataset: Dataset, seed: int, where: Slice
 ) -> tuple[UInt8[np.ndarray, "b f h w c"], list[str | None]]:
-    """The clips and captions of a step."""
-    start = step * batch_size
-    items = [dataset[index_at(dataset.size, seed, start + i)] for i in range(batch_size)]
-    return np.stack([clip for clip, _ in items]), [caption for _, caption in items]
+    """The clips and captions of a part of the stream."""
+    positions = range(where.start, where.start + where.size)
+    indices = [index_at(dataset.size, seed, position) for position in positions]
+    clips, captions = zip(*(dataset.example(index, where.frames) for index in indices))
+    return np.stack(clips), list(captions)
 
 
-def prefetch(make: Callable[[int], object], steps: range, ahead: int = 2) -> Iterator[object]:
+# ---- reading ahead ---------------------------------------------------------------------------
+
+
+def prefetch(make: Callable[[int], object], steps: Iterator[int], ahead: int = 2) -> Iterator:
     """`make(step)` for every step, made up to `ahead` steps early in a thread.
 
     An error in the thread is raised here, in its place.
@@ -63,28 +116,32 @@ def prefetch(make: Callable[[int], object], steps: range, ahead: int = 2) -> Ite
     results: queue.Queue = queue.Queue(maxsize=ahead)
     stop = threading.Event()
 
-    def put(item: object) -> None:
+    def put(result: object) -> bool:
         while not stop.is_set():
             try:
-                return results.put(item, timeout=0.1)
+                results.put(result, timeout=0.1)
+                return True
             except queue.Full:
                 continue
+        return False
 
     def work() -> None:
-        for step in steps:
-            if stop.is_set():
-                return
-            try:
-                put((make(step), None))
-            except BaseException as error:
-                return put((None, error))
+        try:
+            for step in steps:
+                if not put((make(step), None)):
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:
+            put((None, error))
 
     threading.Thread(target=work, daemon=True).start()
     try:
-        for _ in steps:
-            item, error = results.get()
+        while True:
+            result, error = results.get()
+            if isinstance(error, StopIteration):
+                return
             if error is not None:
                 raise error
-            yield item
+            yield result
     finally:
         stop.set()

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from tinygif.errors import TinygifError
 from tinygif.schedule import Schedule
 
 Prediction = Literal["eps", "x0", "v"]
@@ -88,7 +89,7 @@ def to_eps(
 def check_prediction(schedule: Schedule, kind: Prediction) -> None:
     """Refuse the pair that cannot be sampled: eps says nothing of x0 where alpha[T] is 0."""
     if kind == "eps" and float(schedule.alpha[-1]) == 0.0:
-        raise ValueError(
+        raise TinygifError(
             "eps-prediction cannot start from pure noise: this schedule ends with alpha[T] = 0, "
             "where eps says nothing about x0. Predict 'v' or 'x0', or use a schedule without "
             "zero terminal SNR."

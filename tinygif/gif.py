@@ -8,44 +8,69 @@ Lesson 00.
 import io
 import itertools
 import math
-import os
 import struct
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
+from tinygif.errors import TinygifError
+from tinygif.files import write_whole
+
 MAX_BYTES, MAX_CANVAS = 2**26, 2**24  # of a file that is read as a GIF, and pixels of a frame
 
 
-class GifError(ValueError):
+class GifError(TinygifError):
     """A file that is not a GIF, is broken, or is larger than the reader was told to accept."""
 
 
-def to_model(clip: UInt8[Array | np.ndarray, "*b f h w c"]) -> Float[Array, "*b f c h w"]:
-    """Clips in 0..255 to float32 in [-1, 1], channels first."""
-    if clip.dtype != np.uint8 or clip.ndim < 4:
-        raise ValueError(f"expected a clip uint8 (..., f, h, w, c), got {clip.dtype} "
-                         f"{clip.shape}: pass clips as read_gif and the datasets give them")
-    x = jnp.asarray(clip).astype(jnp.float32) / 127.5 - 1
-    return rearrange(x, "... f h w c -> ... f c h w")
+class Pixels(eqx.Module):
+    """The codec of pixels: clips in 0..255 become numbers in [-1, 1], channels first, and back.
 
+    A codec is what `encode` and `decode` make of a clip, the `shape` of the result, and its
+    `limit`: the sampler keeps guesses of x0 in [-limit, limit].
+    """
 
-def to_clip(x: Float[Array | np.ndarray, "*b f c h w"]) -> UInt8[np.ndarray, "*b f h w c"]:
-    """Model range [-1, 1], channels first, to clips in 0..255. Values outside are clipped."""
-    x = np.asarray(x, np.float32)
-    if np.isnan(x).any():
-        raise ValueError("expected numbers around [-1, 1], got NaN: "
-                         "lower the learning rate or the guidance, or use float32")
-    # Clip first: 256 becomes 0 in uint8, so the brightest pixels would turn black.
-    x = np.round((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
-    return rearrange(x, "... f c h w -> ... f h w c")
+    channels: int = eqx.field(static=True)
+    limit: ClassVar[float] = 1.0
+
+    def shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
+        """The shape (f, c, h, w) of a square clip as the model sees it."""
+        return frames, self.channels, size, size
+
+    def encode(
+        self, clip: UInt8[Array | np.ndarray, "*b f h w c"]
+    ) -> Float[Array, "*b f c h w"]:
+        """Clips in 0..255 to float32 in [-1, 1], channels first."""
+        if clip.dtype != np.uint8 or clip.ndim < 4 or clip.shape[-1] != self.channels:
+            raise ValueError(
+                f"expected a clip uint8 (..., f, h, w, {self.channels}), got {clip.dtype} "
+                f"{clip.shape}: pass clips as read_gif and the data sets give them"
+            )
+        x0 = jnp.asarray(clip).astype(jnp.float32) / 127.5 - 1
+        return rearrange(x0, "... f h w c -> ... f c h w")
+
+    def decode(
+        self, x0: Float[Array | np.ndarray, "*b f c h w"]
+    ) -> UInt8[np.ndarray, "*b f h w c"]:
+        """The clips of `encode`'s numbers; values outside [-1, 1] become black or white.
+
+        Raises TinygifError for NaN: training or guidance has diverged.
+        """
+        x0 = np.asarray(x0, np.float32)
+        if np.isnan(x0).any():
+            raise TinygifError("expected numbers around [-1, 1], got NaN: "
+                               "lower the learning rate or the guidance, or use float32")
+        # Clip before the cast: in uint8, 256 would wrap to 0 and turn white pixels black.
+        clip = np.round((np.clip(x0, -1, 1) + 1) * 127.5).astype(np.uint8)
+        return rearrange(clip, "... f c h w -> ... f h w c")
 
 
 def encode_gif(clip: UInt8[np.ndarray, "f h w c"], delays: Sequence[int] | np.ndarray) -> bytes:
@@ -72,7 +97,7 @@ def encode_gif(clip: UInt8[np.ndarray, "f h w c"], delays: Sequence[int] | np.nd
 def fps_delays(frames: int, fps: int | float) -> Int[np.ndarray, " {frames}"]:
     """Delays in ms that a GIF holds; at 30 a second 30, 40, 30: the total is right to 5 ms."""
     if not 0 < fps <= 50:
-        raise ValueError(f"expected 0 < fps <= 50, got {fps}: a GIF frame lasts 20 ms or more")
+        raise TinygifError(f"expected 0 < fps <= 50, got {fps}: a GIF frame lasts 20 ms or more")
     return 10 * np.diff(np.round(np.arange(frames + 1) * 100 / fps)).astype(int)
 
 
@@ -195,10 +220,39 @@ def grid(clips: Sequence[np.ndarray] | UInt8[np.ndarray, "b f h w c"], columns: 
     return np.pad(whole, [(0, 0), (4, 0), (4, 0), (0, 0)], constant_values=255)
 
 
+def check_output(path: str | Path, fps: int | float, frames: int) -> None:
+    """Refuse what `write` would refuse, before anything is sampled. Makes no folder.
+
+    Raises TinygifError for an extension other than .gif, .png and .mp4, for an fps that the file
+    cannot hold, without imageio-ffmpeg for .mp4, and where the folder is missing or is a file.
+    """
+    path = Path(path)
+    match path.suffix.lower():
+        case ".gif":
+            fps_delays(frames, fps)
+        case ".mp4":
+            try:
+                import imageio_ffmpeg  # noqa: F401
+            except ImportError as error:
+                raise TinygifError('expected imageio-ffmpeg for .mp4, found none: '
+                                   'pip install "tinygif[video]"') from error
+            if not 0 < fps < math.inf:
+                raise TinygifError(f"expected fps > 0, got {fps}: choose frames a second")
+        case ".png":
+            pass  # a picture has no speed
+        case other:
+            raise TinygifError(f"expected a path ending in .gif, .png or .mp4, got {other!r} in "
+                               f"{path}: change the extension")
+    if not path.parent.is_dir() or path.is_dir():
+        raise TinygifError(f"expected a file in a folder that exists, got {path}: make the folder "
+                           "first, or choose another path")
+
+
 def write(path: str | Path, clip: UInt8[np.ndarray, "f h w c"], fps: int | float = 10) -> None:
     """Write a clip as its extension says: .gif, .mp4, or .png (the frames side by side)."""
     path = Path(path)
     _check_clip(clip)
+    check_output(path, fps, len(clip))
     match path.suffix.lower():
         case ".gif":
             write_gif(path, clip, fps)
@@ -209,16 +263,13 @@ def write(path: str | Path, clip: UInt8[np.ndarray, "f h w c"], fps: int | float
             write_whole(path, file.getvalue())
         case ".mp4":
             write_whole(path, _encode_mp4(clip, fps))
-        case other:
-            raise ValueError(f"expected a path ending in .gif, .png or .mp4, got {other!r} in "
-                             f"{path}: change the extension")
 
 
 def _check_clip(clip: np.ndarray) -> None:
     if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] not in (1, 3) or 0 in clip.shape \
             or max(clip.shape[1:3]) > 65535:
         raise ValueError(f"expected a clip uint8 (f, h, w, 1 or 3), got {clip.dtype} {clip.shape}: "
-                         "use to_clip for the output of a model")
+                         "decode the output of a model first")
 
 
 def _indexed(clip: np.ndarray) -> list[Image.Image]:
@@ -330,27 +381,10 @@ def _labels(captions: Sequence[str], width: int) -> np.ndarray:
 
 
 def _encode_mp4(clip: np.ndarray, fps: int | float) -> bytes:
-    try:
-        import imageio_ffmpeg  # noqa: F401
-    except ImportError as error:
-        raise ImportError('expected imageio-ffmpeg for .mp4, found none: '
-                          'pip install "tinygif[video]"') from error
     import imageio.v3 as iio
+
     h, w = clip.shape[1:3]
     # H.264 stores colour at half size: an odd side makes a file that no player opens.
     clip = np.pad(clip, [(0, 0), (0, h % 2), (0, w % 2), (0, 0)], mode="edge")
     return iio.imwrite("<bytes>", np.broadcast_to(clip, (*clip.shape[:3], 3)), extension=".mp4",
                        plugin="FFMPEG", fps=fps, macro_block_size=1)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write all or nothing: whoever reads `path` meanwhile sees the old file or the new one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Functions from denoiser to denoiser: a prompt, guidance away from another, thresholds.
+"""Functions from denoiser to denoiser: a condition, guidance away from another, thresholds.
 
 A denoiser maps a noised batch and a step to the guessed clips, `(x_t (b f c h w), t) -> x0`.
-`Denoiser` makes one of a model, a schedule and a prompt; the rest wrap it. They are modules, not
+`Denoiser` makes one of a model, a schedule and a condition; the rest wrap it. They are modules, not
 closures, so that one compiled sampling step serves every prompt and every guidance. Lesson 11.
 """
 
@@ -12,26 +12,27 @@ from jaxtyping import Array, Float, Int
 
 from tinygif.diffusion import Prediction, check_prediction, to_x0
 from tinygif.schedule import Schedule
-from tinygif.text import Text
+from tinygif.text import Condition
 
 Step = Int[Array, ""] | int
+GUIDANCE_HELP = "0 ignores the prompt, 1 follows it, above 1 exaggerates it."
 
 
 class Denoiser(eqx.Module):
-    """A model with a schedule and a batch of prompts."""
+    """A model with a schedule and a batch of conditions."""
 
     model: eqx.Module
     schedule: Schedule
-    text: Text
+    condition: Condition
     predict: Prediction = eqx.field(static=True)
 
     def __check_init__(self):
         if not isinstance(self.schedule.alpha, jax.core.Tracer):
             check_prediction(self.schedule, self.predict)
 
-    def __call__(self, x_t: Float[Array, "b f c h w"], t: Step) -> Float[Array, "b f c h w"]:
+    def __call__(self, x_t: Float[Array, "b *x"], t: Step) -> Float[Array, "b *x"]:
         level = jnp.asarray(t, jnp.float32) / self.schedule.T
-        prediction = jax.vmap(self.model, in_axes=(0, None, 0))(x_t, level, self.text)
+        prediction = jax.vmap(self.model, in_axes=(0, None, 0))(x_t, level, self.condition)
         return to_x0(self.schedule, prediction, x_t, t, self.predict)
 
 
@@ -46,34 +47,35 @@ class Guided(eqx.Module):
     both: Denoiser
     scale: Float[Array, ""]
 
-    def __call__(self, x_t: Float[Array, "b f c h w"], t: Step) -> Float[Array, "b f c h w"]:
+    def __call__(self, x_t: Float[Array, "b *x"], t: Step) -> Float[Array, "b *x"]:
         away, to = jnp.split(self.both(jnp.concatenate([x_t, x_t]), t), 2)
         return away + self.scale * (to - away)
 
 
-def guide(denoiser: Denoiser, away: Text, scale: float) -> Guided:
+def guide(denoiser: Denoiser, away: Condition, scale: float) -> Guided:
     """Guide a denoiser away from `away`: the null prompt, or a negative one, for each example."""
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), away, denoiser.text)
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), away, denoiser.condition)
     both = Denoiser(denoiser.model, denoiser.schedule, both, denoiser.predict)
     return Guided(both, jnp.asarray(scale, jnp.float32))
 
 
 class Thresholded(eqx.Module):
-    """Keep guesses in the range of clips, [-1, 1].
+    """Keep guesses in the codec's range, [-limit, limit]: for pixels, [-1, 1].
 
     With a `percentile` p in (0, 1) the threshold is dynamic (Imagen, Saharia et al. 2022, section
-    2.3): s is the p-quantile of |x0| of an example, at least 1; clip to [-s, s], divide by s.
-    Without one, values are clipped to [-1, 1].
+    2.3): s is the p-quantile of |x0| of an example, at least the limit; clip to [-s, s] and shrink
+    that to the range. Without one, values are clipped to the range.
     """
 
     denoiser: eqx.Module
+    limit: float = eqx.field(static=True)
     percentile: Float[Array, ""] | None = None
 
     def __call__(self, x_t: Float[Array, "b *x"], t: Step) -> Float[Array, "b *x"]:
         x0 = self.denoiser(x_t, t)
         if self.percentile is None:
-            return jnp.clip(x0, -1, 1)
+            return jnp.clip(x0, -self.limit, self.limit)
         size = jnp.abs(x0).reshape(len(x0), -1)
-        s = jnp.maximum(jnp.quantile(size, self.percentile, axis=1), 1.0)
+        s = jnp.maximum(jnp.quantile(size, self.percentile, axis=1), self.limit)
         s = s.reshape(-1, *(1,) * (x0.ndim - 1))
-        return jnp.clip(x0, -s, s) / s
+        return jnp.clip(x0, -s, s) * (self.limit / s)

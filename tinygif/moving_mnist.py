@@ -1,21 +1,15 @@
 """Moving MNIST with captions: handwritten digits that drift and bounce, as a function of an index.
 
 After Srivastava et al. 2015 ("Unsupervised Learning of Video Representations using LSTMs", section
-4), with a sentence for every clip. Digits come from MNIST where it can be had, else from the 1,797
-bundled digits of UCI optdigits. Lesson 14.
+4), with a caption for every clip. Digits come from MNIST; without a network, from the 1,797 digits
+of UCI optdigits that come with the package. Lesson 14.
 """
 
-import copy
 import gzip
-import hashlib
 import itertools
-import os
 import sys
-import urllib.request
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
-from http.client import HTTPException
 from pathlib import Path
 
 import jax
@@ -23,6 +17,9 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from tinygif.config import DataConfig
+from tinygif.data import COLORS
+from tinygif.errors import TinygifError
+from tinygif.files import cache_dir, download
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -54,14 +51,8 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 VERBS = ("moving", "going", "moves", "goes")
 STILL = ("standing still", "stands still", "not moving")
 QUICKLY = ("quickly", "fast")
-COLORS = {
-    "white": (255, 255, 255),
-    "red": (255, 60, 60),
-    "green": (60, 220, 60),
-    "blue": (80, 120, 255),
-    "yellow": (255, 230, 50),
-    "purple": (200, 80, 255),
-}
+DIGIT_COLORS = tuple(color for color in COLORS if color != "black")
+"""The colours of digits; the background is black."""
 HELD_OUT = (
     (0, "right"), (1, "up left"), (2, "down"), (3, "up right"), (4, "left"), (5, "down left"),
     (6, "up"), (7, "down right"), (8, "still"),
@@ -69,7 +60,7 @@ HELD_OUT = (
 """Digit-direction pairs that training never shows, unless `hold_out` is off."""
 
 WORDS = sorted(
-    {"a", "an", "and", *QUICKLY, *"0123456789", *NAMES, *VERBS, *COLORS}
+    {"a", "an", "and", *QUICKLY, *"0123456789", *NAMES, *VERBS, *DIGIT_COLORS}
     | {word for phrase in (*DIRECTIONS, *STILL, *SPEEDS) for word in phrase.split()}
 )
 
@@ -77,8 +68,11 @@ WORDS = sorted(
 class MovingMNIST:
     """An endless data set of captioned clips; the same index gives the same clip.
 
-    The direction in a caption is the one the digit starts in; it turns round only at a wall, and
-    where the canvas has the room it starts so that half of the clip passes before it meets one.
+    A caption names the direction in which the digit starts. The digit turns round only at a wall.
+    It starts so far from the wall ahead that it moves for half of the clip before it gets there,
+    if the clip has room for that.
+
+    With `test` the digits are the test digits, and the same index gives another clip.
     """
 
     size = None
@@ -88,29 +82,38 @@ class MovingMNIST:
         "a 2 standing still", "a 9 moving up", "a 4 moving down left", "a 6 moving up left slowly",
         "a 1 moving right", "a 0 moving down right",
     )  # fmt: skip
-    """What to show while training."""
+    """Examples to draw while training."""
 
     def __init__(self, config: DataConfig, *, test: bool = False):
-        images, labels, self.source = load_digits(config.mnist_dir, test=test)
+        images, labels, source = load_digits(config.mnist_dir, test=test)
         side = config.digit_size or config.size // 2
         if not 4 <= side <= config.size * 7 // 8:
-            raise ValueError(
+            raise TinygifError(
                 f"expected a digit_size from 4 to {config.size * 7 // 8}, which leaves room to "
                 f"move in a clip of {config.size} pixels, got {side}"
             )
-        self.images, self.labels, self.config = resize(images, side), labels, config
+        self.images, self.labels, self.source = resize(images, side), labels, source
+        self.config = replace(config, mnist_dir=source)
         self.seed = 1 if test else 0
-        self.about = f"{len(images)} digits of {self.source}"
+        self.about = f"{len(images)} digits of {source}"
 
     def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w c"], str]:
+        return self.example(index, self.config.frames)
+
+    def example(self, index: int, frames: int) -> tuple[UInt8[np.ndarray, "{frames} h w c"], str]:
+        """A clip of so many frames, and its caption.
+
+        Clips of the same index show the same digits under the same caption, whatever their length,
+        but may start at another place.
+        """
         config, rng = self.config, np.random.default_rng([self.seed, index])
-        clip = np.zeros((config.frames, config.size, config.size, config.channels), np.uint8)
+        clip = np.zeros((frames, config.size, config.size, config.channels), np.uint8)
         sentences = []
         for _ in range(rng.integers(1, config.digits + 1)):
             i = int(rng.integers(len(self.images)))
-            digit, color = int(self.labels[i]), rng.choice(list(COLORS))
+            digit, color = int(self.labels[i]), str(rng.choice(DIGIT_COLORS))
             direction = self._direction(rng, digit)
-            speed = "" if direction == "still" else rng.choice(list(SPEEDS))
+            speed = "" if direction == "still" else str(rng.choice(list(SPEEDS)))
             self.draw(clip, rng, i, direction, speed, color)
             named = color if config.channels == 3 else ""
             sentences.append(caption(rng, digit, direction, speed, named))
@@ -118,29 +121,23 @@ class MovingMNIST:
 
     @property
     def captions(self) -> list[str]:
-        """Every sentence about one digit; those about two are millions."""
-        named = list(COLORS) if self.config.channels == 3 else [""]
-        found = []
-        for digit, name, color in itertools.product(range(10), DIRECTIONS, named):
-            if not self.config.hold_out or (digit, name) not in HELD_OUT:
-                for speed in SPEEDS if name != "still" else [""]:
-                    found += wordings(digit, name, speed, color)
-        return found
+        """Every caption of a clip with one digit; there are millions for two."""
+        named = DIGIT_COLORS if self.config.channels == 3 else ("",)
+        sentences = []
+        for digit, direction, color in itertools.product(range(10), DIRECTIONS, named):
+            if not self.config.hold_out or (digit, direction) not in HELD_OUT:
+                for speed in SPEEDS if direction != "still" else ("",):
+                    sentences += wordings(digit, direction, speed, color)
+        return sentences
 
     def draw(
         self, clip: UInt8[np.ndarray, "f h w c"], rng: np.random.Generator, i: int,
         direction: str, speed: str, color: str = "white",
     ) -> None:  # fmt: skip
-        """Draw digit number i into a clip, moving as told, from a start drawn at random."""
+        """Draw digit number i into every frame of a clip, moving from a random start."""
         paint = np.array(COLORS[color] if self.config.channels == 3 else [255]) / 255
         stroke = (self.images[i][..., None] * paint).astype(np.uint8)
-        draw(clip, stroke, self._path(rng, direction, speed))
-
-    def with_frames(self, frames: int) -> "MovingMNIST":
-        """The same digits in clips of another length."""
-        other = copy.copy(self)
-        other.config = replace(self.config, frames=frames)
-        return other
+        draw_digit(clip, stroke, self._path(rng, direction, speed, len(clip)))
 
     def _direction(self, rng: np.random.Generator, digit: int) -> str:
         names = list(DIRECTIONS)
@@ -148,9 +145,11 @@ class MovingMNIST:
             names = [name for name in names if (digit, name) not in HELD_OUT]
         return str(rng.choice(names))
 
-    def _path(self, rng: np.random.Generator, direction: str, speed: str) -> Int[np.ndarray, "f 2"]:
-        room, frames = self.config.size - self.images.shape[1], self.config.frames
-        pace = SPEEDS[speed] * self.config.size
+    def _path(
+        self, rng: np.random.Generator, direction: str, speed: str, frames: int
+    ) -> Int[np.ndarray, "{frames} 2"]:
+        """The (column, row) of a digit's upper left corner in every frame."""
+        room, pace = self.config.size - self.images.shape[1], SPEEDS[speed] * self.config.size
         ahead = min(room, pace * frames / 2)
         axes = []
         for sign in DIRECTIONS[direction]:
@@ -165,7 +164,7 @@ def bounce(path: np.ndarray, room: int) -> Int[np.ndarray, " f"]:
     return np.round(folded).astype(int)
 
 
-def draw(
+def draw_digit(
     clip: UInt8[np.ndarray, "f h w c"],
     stroke: UInt8[np.ndarray, "s s c"],
     path: Int[np.ndarray, "f 2"],
@@ -177,10 +176,13 @@ def draw(
         np.maximum(window, stroke, out=window)
 
 
+# ---- captions --------------------------------------------------------------------------------
+
+
 def caption(
     rng: np.random.Generator, digit: int, direction: str, speed: str, color: str = ""
 ) -> str:
-    """One of many sentences that say the same."""
+    """A random one of the sentences that describe a moving digit."""
     subject = subject_of(str(digit) if rng.random() < 0.5 else NAMES[digit], color)
     if direction == "still":
         return f"{subject} {rng.choice(STILL)}"
@@ -189,14 +191,12 @@ def caption(
 
 
 def wordings(digit: int, direction: str, speed: str, color: str = "") -> list[str]:
-    """All that `caption` may say."""
-    found = []
-    for name in (str(digit), NAMES[digit]):
-        subject = subject_of(name, color)
-        adverbs = QUICKLY if speed == "quickly" else (speed,)
-        moves = (f"{verb} {direction} {adverb}" for verb in VERBS for adverb in adverbs)
-        found += [f"{subject} {x}".strip() for x in (STILL if direction == "still" else moves)]
-    return found
+    """Every sentence that `caption` can return."""
+    adverbs = QUICKLY if speed == "quickly" else (speed,)
+    moves = [f"{verb} {direction} {adverb}".strip() for verb in VERBS for adverb in adverbs]
+    subjects = (subject_of(name, color) for name in (str(digit), NAMES[digit]))
+    predicates = STILL if direction == "still" else moves
+    return [f"{subject} {predicate}" for subject in subjects for predicate in predicates]
 
 
 def subject_of(name: str, color: str) -> str:
@@ -205,31 +205,31 @@ def subject_of(name: str, color: str) -> str:
     return f"an {words}" if words[0] in "8e" else f"a {words}"
 
 
+# ---- digits ----------------------------------------------------------------------------------
+
+
 def resize(images: UInt8[np.ndarray, "n h w"], side: int) -> UInt8[np.ndarray, "n s s"]:
     """All digits to one side, with antialiasing."""
     x = jax.image.resize(images.astype(np.float32), (len(images), side, side), "linear")
     return np.clip(np.round(np.asarray(x)), 0, 255).astype(np.uint8)
 
 
-def cache_dir() -> Path:
-    """Where downloads are kept: $TINYGIF_CACHE, else ~/.cache/tinygif."""
-    return Path(os.environ.get("TINYGIF_CACHE", Path.home() / ".cache" / "tinygif"))
-
-
 def load_digits(
     mnist_dir: str | None, *, test: bool = False
 ) -> tuple[UInt8[np.ndarray, "n h w"], Int[np.ndarray, " n"], str]:
-    """Digits white on black and cropped to their box, labels, and the `mnist_dir` they came from.
+    """Digits, white on black and cropped, their labels, and the `mnist_dir` that gives them again.
 
-    `mnist_dir` is a folder, or "bundled" for the digits that come with the package; None looks in
-    the cache, then downloads, then falls back to the bundled ones. Train and test digits are
-    disjoint: MNIST's own split, or every fifth bundled digit.
+    `mnist_dir` is a folder with the MNIST files, or "bundled" for the digits that come with the
+    package. None is the cache folder; if the files are not there they are downloaded, and if that
+    fails the bundled digits are used. Training and test digits have none in common: they are
+    MNIST's own, or the test digits are every fifth bundled one. Raises TinygifError for damaged or
+    missing files in `mnist_dir`.
     """
     folder = Path(mnist_dir) if mnist_dir else cache_dir() / "mnist"
-    if mnist_dir is None and not all((folder / name).exists() for name in SHA256):
+    if mnist_dir is None:
         try:
             download_mnist(folder)
-        except OSError as error:
+        except (OSError, TinygifError) as error:
             print(f"MNIST: no download ({error}); using the 1,797 bundled digits (UCI optdigits).",
                   file=sys.stderr)  # fmt: skip
             mnist_dir = BUNDLED
@@ -251,7 +251,7 @@ def read_mnist(
         if not 0 < len(images) == len(labels) or labels.max() > 9:
             raise ValueError(f"{len(images)} images, {len(labels)} labels, not all from 0 to 9")
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ValueError(
+        raise TinygifError(
             f"expected the MNIST files {names} in {folder}, got: {error}. Point --mnist-dir at a "
             "folder that has them whole, or delete them and leave it out to download them."
         ) from error
@@ -267,34 +267,7 @@ def bundled_digits(test: bool) -> tuple[UInt8[np.ndarray, "n 8 8"], Int[np.ndarr
 
 
 def download_mnist(folder: Path) -> None:
-    """Fetch the four files from the first mirror that has them whole, by their SHA-256."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Download those of the four files that the folder lacks. Raises OSError if none has them."""
     for name, digest in SHA256.items():
         if not (folder / name).exists():
-            part = folder / f"{name}.part"
-            part.write_bytes(_fetch(name, digest))
-            part.replace(folder / name)
-
-
-def _fetch(name: str, digest: str) -> bytes:
-    for mirror in MIRRORS:
-        try:
-            with urllib.request.urlopen(mirror + name, timeout=5) as reply:
-                data = b"".join(_with_progress(reply, name))
-        except (OSError, HTTPException) as error:
-            reason = " ".join(str(error).split())  # a server's words may hold line ends
-        else:
-            if hashlib.sha256(data).hexdigest() == digest:
-                return data
-            reason = f"it arrived damaged, its SHA-256 is not {digest}"
-    raise OSError(f"no mirror gave {name}: {reason}")
-
-
-def _with_progress(reply, name: str) -> Iterator[bytes]:
-    from tqdm import tqdm
-
-    total = int(reply.headers.get("Content-Length", 0)) or None
-    with tqdm(total=total, unit="B", unit_scale=True, desc=name) as bar:
-        while chunk := reply.read(1 << 16):
-            bar.update(len(chunk))
-            yield chunk
+            download([mirror + name for mirror in MIRRORS], folder / name, digest)

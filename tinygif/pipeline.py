@@ -4,6 +4,8 @@ import base64
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import equinox as eqx
@@ -12,20 +14,19 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from tinygif import sampler
-from tinygif.checkpoint import MODEL, CheckpointError, load_model, newest
-from tinygif.config import Config
-from tinygif.embeddings import reader
-from tinygif.gif import encode_gif, enlarge, fps_delays, to_clip
+from tinygif.checkpoint import MODEL, load_model, newest
+from tinygif.config import Config, TextConfig, named_keys
+from tinygif.errors import TinygifError
+from tinygif.files import cache_dir
+from tinygif.gif import encode_gif, enlarge, fps_delays
 from tinygif.guidance import Denoiser, Thresholded, guide
-from tinygif.moving_mnist import HELD_OUT, cache_dir
-from tinygif.text import Text, TextAdapter, TextEncoder
-from tinygif.unet import TextToGif
+from tinygif.text import Condition, Text, TextToGif, Tokenizer
 
 SHIPPED = Path(__file__).parent / "weights" / "moving_mnist.safetensors"
 """A trained model that comes with the package; weights/README.md is its card."""
 
 
-class Clips:
+class GeneratedClips:
     """Clips as an array, `uint8 (b, f, h, w, c)`, that moves when a notebook shows it."""
 
     def __init__(
@@ -44,18 +45,16 @@ class Clips:
         return len(self.array)
 
     def __repr__(self) -> str:
-        return f"Clips(uint8 {self.shape}, {self.captions})"
+        return f"GeneratedClips(uint8 {self.shape}, {self.captions})"
 
     def _repr_html_(self) -> str:
-        def figure(clip: np.ndarray, text: str) -> str:
+        def figure(clip: np.ndarray, caption: str) -> str:
             clip = enlarge(clip, max(1, 128 // clip.shape[1]))
             data = base64.b64encode(encode_gif(clip, fps_delays(len(clip), self.fps))).decode()
             image = f'<img src="data:image/gif;base64,{data}">'
-            return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+            return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
-        from html import escape
-
-        figures = (figure(c, escape(t)) for c, t in zip(self.array, self.captions, strict=True))
+        figures = map(figure, self.array, self.captions)
         return f'<div style="display: flex; flex-wrap: wrap">{"".join(figures)}</div>'
 
 
@@ -66,126 +65,132 @@ class Pipeline:
         self, model: TextToGif, config: Config, words: list[str], path: Path | None = None
     ):
         self.model, self.config, self.path = model, config, path
-        self.reader = reader(config.model, words)
+        self.reader = prompt_reader(config.text, words)
         self.schedule = config.diffusion.build()
-        digits = config.data.dataset == "moving_mnist"
-        self.held_out = HELD_OUT if digits and config.data.hold_out else ()
 
     def __call__(
         self,
-        prompts: Sequence[str] | str,
+        prompts: Sequence[str] | str | Text,
         *,
         seed: int = 0,
-        steps: int | None = None,
         progress: Callable[[Iterable, int], Iterable] = lambda steps, total: steps,
         **options,
-    ) -> Clips:
+    ) -> GeneratedClips:
         """Clips for the prompts; the same seed gives the same clips, however many are asked for.
 
-        `progress(iterable, total)` may wrap the loop over steps; other options as in `denoising`.
+        prompts: sentences, or a batch of `Text` from `encode_prompts`. `progress(iterable, total)`
+        may wrap the loop over steps; other options as in `denoising`.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        steps = self.config.diffusion.sample_steps if steps is None else steps
-        trajectory = self.denoising(prompts, seed=seed, steps=steps, **options)
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        steps = options.get("steps") or self.config.sample.sample_steps
+        trajectory = self.denoising(prompts, seed=seed, **options)
         x, _ = deque(progress(trajectory, steps), maxlen=1).pop()
-        return Clips(to_clip(np.asarray(x)), prompts, self.config.data.fps)
+        captions = [""] * len(x) if isinstance(prompts, Text) else prompts
+        return GeneratedClips(self.model.codec.decode(x), captions, self.config.data.fps)
 
     def denoising(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str] | Text,
         *,
         seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
         negative_prompt: str | None = None,
-        solver: str | None = None,
-        eta: float | None = None,
-        dynamic_threshold: float | None = None,
-        frames: int | None = None,
-        size: int | None = None,
+        **options,
     ) -> Iterable[tuple[Float[Array, "b f c h w"], Float[Array, "b f c h w"]]]:
-        """The trajectory: (x_s, guess of x0) after every step, in the model's range [-1, 1].
+        """The trajectory: (x_t, guess of x0) after every step, in the codec's range.
 
-        guidance: 0 ignores the prompt, 1 follows it, above 1 exaggerates it away from the null
-        prompt, or from `negative_prompt`. eta: fresh noise of DDIM, 0 to 1. dynamic_threshold: a
-        quantile such as 0.995. frames, size: other than trained on; multiples of what the stem and
-        the levels fold.
+        negative_prompt: guide away from this sentence instead of the null prompt. Options that are
+        None, or left out, are the checkpoint's own: steps, guidance, solver, eta and
+        dynamic_threshold (`SampleConfig` says what they do), frames and size (other than trained
+        on; multiples of what the model folds). Raises TinygifError for what cannot work.
         """
-        data, defaults = self.config.data, self.config.diffusion
-        steps = defaults.sample_steps if steps is None else steps
-        frames = data.frames if frames is None else frames
-        size = data.size if size is None else size
-        self.config.model.check(frames=frames, size=size)
-        solver = solver or ("ddim" if eta is not None else defaults.solver)
-        if solver not in sampler.SOLVERS:
-            raise ValueError(f"expected a solver of {sorted(sampler.SOLVERS)}, got {solver!r}")
-        if eta is not None and solver != "ddim":
-            raise ValueError(f"--eta is for the ddim solver, got {solver!r}: leave one of them out")
-        for name, value in (("eta", eta), ("dynamic_threshold", dynamic_threshold)):
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"expected {name} from 0 to 1, got {value}")
-        if len(prompts) == 0:
-            raise ValueError("expected at least one prompt, got none")
-        solve = sampler.SOLVERS[solver]() if eta is None else sampler.DDIM(eta)
-        noise_key, step_key = jax.random.split(jax.random.key(seed))
-        shape = (frames, data.channels, size, size)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(noise_key, np.arange(len(prompts)))
-        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-        scale = defaults.guidance if guidance is None else guidance
-        denoiser = self.denoiser(prompts, scale, negative_prompt, dynamic_threshold)
+        config = self.with_options(**options)
+        data, options = config.data, config.sample
+        text = prompts if isinstance(prompts, Text) else self.encode_prompts(prompts)
+        away = self.encode_prompts([negative_prompt] * len(text.mask))
+        keys = jax.random.split(named_keys(seed).sample)
+        shape = self.model.codec.shape(data.frames, data.size)
+        clip_keys = jax.vmap(jax.random.fold_in, (None, 0))(keys[0], np.arange(len(text.mask)))
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(clip_keys)
+        eta, solver = options.eta, sampler.SOLVERS[options.solver]
         return sampler.trajectory(
-            denoiser, self.schedule, noise, key=step_key, solver=solve, steps=steps
-        )
+            self.denoiser(text, away, options.guidance, options.dynamic_threshold),
+            self.schedule, noise, key=keys[1], solver=solver() if eta is None else solver(eta),
+            steps=options.sample_steps,
+        )  # fmt: skip
+
+    def with_options(
+        self, steps: int | None = None, frames: int | None = None, size: int | None = None, **sample
+    ) -> Config:
+        """The checkpoint's config with what is asked for, checked."""
+        given = lambda **options: {k: v for k, v in options.items() if v is not None}  # noqa: E731
+        if sample.get("eta") is not None and sample.get("solver") is None:
+            sample["solver"] = "ddim"
+        options = replace(self.config.sample, **given(sample_steps=steps, **sample))
+        if options.solver != "ddim" and sample.get("eta") is None:
+            options = replace(options, eta=None)  # the checkpoint's eta belongs to its own solver
+        data = replace(self.config.data, **given(frames=frames, size=size))
+        train = replace(self.config.train, short_frames=None)
+        config = replace(self.config, data=data, train=train, sample=options)
+        config.check()
+        return config
 
     def denoiser(
-        self, prompts: Sequence[str], scale: float, negative: str | None, percentile: float | None
+        self, text: Text, away: Text, scale: float, percentile: float | None
     ) -> Thresholded:
         """The guided, thresholded denoiser for a batch of prompts."""
-        to, away = self.encode(prompts), self.encode([negative] * len(prompts))
-        denoiser = Denoiser(self.model.unet, self.schedule, to, self.config.diffusion.predict)
-        same = scale == 1 or self.config.data.unconditional
-        guided = denoiser if same else guide(denoiser, away, scale)
-        return Thresholded(guided, None if percentile is None else jax.numpy.asarray(percentile))
+        predict, schedule = self.config.diffusion.predict, self.schedule
+        denoiser = Denoiser(self.model.model, schedule, Condition(text), predict)
+        if scale != 1 and not self.config.data.unconditional:
+            denoiser = guide(denoiser, Condition(away), scale)
+        percentile = None if percentile is None else jax.numpy.asarray(percentile)
+        return Thresholded(denoiser, self.model.codec.limit, percentile)
 
-    def encode(self, prompts: Sequence[str | None]) -> Text:
-        """A batch of prompts as the U-Net reads them; None is the null prompt."""
-        return encode(self.model.text, self.reader.batch(prompts))
+    def encode_prompts(self, prompts: Sequence[str | None]) -> Text:
+        """A batch of prompts as the model reads them; None is the null prompt."""
+        if len(prompts) == 0:
+            raise TinygifError("expected at least one prompt, got none")
+        return run_text_encoder(self.model.text, self.reader.batch(prompts))
 
 
 @eqx.filter_jit
-def encode(encoder: TextEncoder | TextAdapter, prompts: PyTree) -> Text:
+def run_text_encoder(encoder: eqx.Module, prompts: PyTree) -> Text:
+    """A batch of word ids, or of a tower's output, through the trained text encoder."""
     return jax.vmap(encoder)(prompts)
 
 
-def find(path: str | Path | None = None) -> Path:
-    """The model file of a run, of the newest run below `runs/`, or the file itself.
+def prompt_reader(config: TextConfig, words: list[str]):
+    """What turns sentences into the input of the text encoder, by `batch(prompts)`."""
+    if config.text == "words":
+        return Tokenizer(words, config.max_tokens)
+    from tinygif.towers import Embeddings
 
-    The model that comes with the package goes by its name, moving_mnist; without a path and without
-    a run it is taken, too.
+    return Embeddings(config)
+
+
+def find_checkpoint(path: str | Path | None = None) -> Path:
+    """The model file of a run, or the file itself; without a path that of the newest run.
+
+    The model that comes with the package goes by its name, moving_mnist. It is also taken where
+    there is neither a path nor a run.
     """
     if path is None:
-        try:
-            return newest(MODEL)
-        except CheckpointError:
-            if SHIPPED.exists():
-                return SHIPPED
-            raise
+        return newest(MODEL) or SHIPPED
     path = Path(path)
     if str(path) == SHIPPED.stem and not path.exists():
-        path = SHIPPED
+        return SHIPPED
     file = path / MODEL if path.is_dir() else path
     if not file.exists():
-        raise CheckpointError(f"no checkpoint at {file}: expected a run folder or a {MODEL} file")
+        raise TinygifError(f"no checkpoint at {file}: expected a run folder or a {MODEL} file")
     return file
 
 
 def load(path: str | Path | None = None) -> Pipeline:
     """A pipeline from a run folder or a model file; by default from the newest run."""
-    file = find(path)
+    file = find_checkpoint(path)
     if path is None and file == SHIPPED:
         print("no run in runs/: using the weights that come with tinygif", file=sys.stderr)
-    model, config, words, _ = load_model(file)
-    return Pipeline(model, config, words, file)
+    model, about = load_model(file)
+    return Pipeline(model, about.config, about.words, file)
 
 
 def keep_compiled() -> None:

@@ -1,9 +1,9 @@
 """Where a token stands: rotary embedding, and T5's relative position bias.
 
 Attention itself does not see order. Both ways used here tell it the distance m - n of two tokens,
-never their absolute place: rotary turns queries and keys by an angle that grows with the place
-(RoFormer, Su et al. 2021, eq. 34), the bias adds a learned number per distance to the scores (T5,
-Raffel et al. 2020, section 2.1). Lesson 07.
+never their absolute position: rotary turns queries and keys by an angle that grows with the
+position (RoFormer, Su et al. 2021, eq. 34), the bias adds a learned number per distance to the
+scores (T5, Raffel et al. 2020, section 2.1). Lesson 07.
 """
 
 import math
@@ -37,8 +37,8 @@ def bucket(distance: Int[Array, "*n"], buckets: int, max_distance: int) -> Int[A
     size = jnp.abs(distance)
     log = jnp.log(jnp.maximum(size, 1) / exact) / math.log(max_distance / exact)
     far = exact + jnp.floor(log * (half - exact)).astype(size.dtype)
-    place = jnp.where(size < exact, size, jnp.minimum(far, half - 1))
-    return place + jnp.where(distance > 0, half, 0)
+    index = jnp.where(size < exact, size, jnp.minimum(far, half - 1))
+    return index + jnp.where(distance > 0, half, 0)
 
 
 class RelativePositionBias(eqx.Module):
@@ -60,6 +60,6 @@ class RelativePositionBias(eqx.Module):
 
     def __call__(self, n: int) -> Float[Array, "heads n n"]:
         """The bias from each of n tokens (rows) to each (columns)."""
-        place = jnp.arange(n)
-        index = bucket(place[None, :] - place[:, None], len(self.table), self.max_distance)
-        return jnp.moveaxis(self.table[index], -1, 0)
+        position = jnp.arange(n)
+        distance = position[None, :] - position[:, None]
+        return jnp.moveaxis(self.table[bucket(distance, len(self.table), self.max_distance)], -1, 0)

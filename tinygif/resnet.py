@@ -27,7 +27,7 @@ def time_embedding(t: Float[Array, ""], dim: int) -> Float[Array, " dim"]:
     return jnp.concatenate([jnp.sin(t * frequency), jnp.cos(t * frequency)])
 
 
-class Mix(eqx.Module):
+class Conv1x1(eqx.Module):
     """A 1x1 convolution: the same matrix at every pixel.
 
     Written as a matrix product, whose gradient XLA's CPU backend computes several times faster.
@@ -56,7 +56,7 @@ class FiLM(eqx.Module):
         return x * (1 + scale) + shift
 
 
-class Conv(eqx.Module):
+class Conv3x3(eqx.Module):
     """A 3x3 convolution that keeps the side. Weights are (outputs, 3, 3, inputs).
 
     Channels innermost: XLA's CPU backend makes fast loops of the optimizer and the average only
@@ -65,11 +65,11 @@ class Conv(eqx.Module):
     """
 
     weight: Float[Array, "c_out 3 3 c_in"]
-    bias: Float[Array, "c_out 1 1"]
+    bias: Float[Array, " c_out"]
 
     def __init__(self, c_in: int, c_out: int, *, key: Key[Array, ""]):
         start = eqx.nn.Conv2d(c_in, c_out, 3, key=key)
-        self.weight, self.bias = start.weight.transpose(0, 2, 3, 1), start.bias
+        self.weight, self.bias = start.weight.transpose(0, 2, 3, 1), start.bias[:, 0, 0]
 
     def __call__(self, x: Image) -> Float[Array, "c_out h w"]:
         _, h, w = x.shape
@@ -78,7 +78,7 @@ class Conv(eqx.Module):
         y = jax.lax.conv_general_dilated(
             x[None], self.weight, (1, 1), "SAME", dimension_numbers=axes
         )
-        return y[0, :, :h, :w] + self.bias
+        return y[0, :, :h, :w] + self.bias[:, None, None]
 
 
 def group_norm(channels: int) -> eqx.nn.GroupNorm:
@@ -91,19 +91,19 @@ class ResnetBlock(eqx.Module):
     """norm, silu, conv; norm, FiLM, silu, conv from zero; added to the input (He et al. 2016)."""
 
     norm1: eqx.nn.GroupNorm
-    conv1: Conv
+    conv1: Conv3x3
     norm2: eqx.nn.GroupNorm
     film: FiLM
-    conv2: Conv
-    skip: Mix | None
+    conv2: Conv3x3
+    skip: Conv1x1 | None
 
     def __init__(self, c_in: int, c_out: int, condition: int, *, key: Key[Array, ""]):
         key1, key2, film_key, skip_key = jax.random.split(key, 4)
         self.norm1, self.norm2 = group_norm(c_in), group_norm(c_out)
-        self.conv1 = Conv(c_in, c_out, key=key1)
+        self.conv1 = Conv3x3(c_in, c_out, key=key1)
         self.film = FiLM(condition, c_out, key=film_key)
-        self.conv2 = zeroed(Conv(c_out, c_out, key=key2))
-        self.skip = None if c_in == c_out else Mix(c_in, c_out, key=skip_key)
+        self.conv2 = zeroed(Conv3x3(c_out, c_out, key=key2))
+        self.skip = None if c_in == c_out else Conv1x1(c_in, c_out, key=skip_key)
 
     def __call__(
         self, x: Image, condition: Float[Array, " d"]
@@ -120,39 +120,39 @@ class TemporalConv(eqx.Module):
     """
 
     norm: eqx.nn.GroupNorm
-    mix: Mix
+    conv: Conv1x1
 
     def __init__(self, channels: int, *, key: Key[Array, ""]):
         self.norm = group_norm(channels)
-        self.mix = zeroed(Mix(3 * channels, channels, key=key))
+        self.conv = zeroed(Conv1x1(3 * channels, channels, key=key))
 
     def __call__(self, x: Float[Array, "f c h w"]) -> Float[Array, "f c h w"]:
         y = jax.nn.silu(jax.vmap(self.norm)(x))
         edge = jnp.zeros_like(y[:1])
         before, after = jnp.concatenate([edge, y[:-1]]), jnp.concatenate([y[1:], edge])
-        return x + jax.vmap(self.mix)(jnp.concatenate([before, y, after], axis=1))
+        return x + jax.vmap(self.conv)(jnp.concatenate([before, y, after], axis=1))
 
 
 class Downsample(eqx.Module):
     """Half the side: 2x2 pixels become channels (pixel unshuffle), which are mixed."""
 
-    mix: Mix
+    conv: Conv1x1
 
     def __init__(self, c_in: int, c_out: int, *, key: Key[Array, ""]):
-        self.mix = Mix(4 * c_in, c_out, key=key)
+        self.conv = Conv1x1(4 * c_in, c_out, key=key)
 
     def __call__(self, x: Image) -> Float[Array, "c_out h//2 w//2"]:
-        return self.mix(rearrange(x, "c (h p) (w q) -> (c p q) h w", p=2, q=2))
+        return self.conv(rearrange(x, "c (h p) (w q) -> (c p q) h w", p=2, q=2))
 
 
 class Upsample(eqx.Module):
     """Twice the side: by repeating pixels and smoothing, or by channels becoming 2x2 pixels."""
 
-    conv: Conv | Mix
+    conv: Conv3x3 | Conv1x1
     shuffle: bool = eqx.field(static=True)
 
     def __init__(self, c_in: int, c_out: int, *, shuffle: bool, key: Key[Array, ""]):
-        self.conv = Mix(c_in, 4 * c_out, key=key) if shuffle else Conv(c_in, c_out, key=key)
+        self.conv = Conv1x1(c_in, 4 * c_out, key=key) if shuffle else Conv3x3(c_in, c_out, key=key)
         self.shuffle = shuffle
 
     def __call__(self, x: Image) -> Float[Array, "c_out 2*h 2*w"]:

@@ -2,11 +2,12 @@
 
 The loop is plain Python because that gives a progress bar and the trajectory for nothing, and
 because XLA on a CPU runs convolutions inside `lax.scan` many times slower. A solver moves x_t to
-x_s, s < t, given the denoiser's guess of x0. Lesson 12.
+x_next, at a smaller t, given the denoiser's guess of x0. Lesson 12.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,10 +16,27 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from tinygif.diffusion import to_eps
+from tinygif.errors import TinygifError
 from tinygif.schedule import Schedule
 
-Clips = Float[Array, "*x"]
 Step = Int[Array, ""]
+
+
+class Move(NamedTuple):
+    """What a solver may use to go from step t to t_next, with t_next < t.
+
+    x_t: the clips at t; x0: the guess of x0 made from them. t_before and x0_before: the step before
+    t and the guess made there; at the start t_before = t, and there is no guess yet. key: for fresh
+    noise.
+    """
+
+    t: Step
+    t_next: Step
+    x_t: Float[Array, "*x"]
+    x0: Float[Array, "*x"]
+    t_before: Step
+    x0_before: Float[Array, "*x"]
+    key: Key[Array, ""]
 
 
 class DDIM(eqx.Module):
@@ -30,16 +48,16 @@ class DDIM(eqx.Module):
 
     eta: Float[Array, ""] = eqx.field(default=0.0, converter=lambda x: jnp.asarray(x, jnp.float32))
 
-    def __call__(
-        self, schedule: Schedule, x_t: Clips, x0: Clips, before: Clips, u: Step, t: Step, s: Step,
-        z: Clips,
-    ) -> Clips:  # fmt: skip
+    def __call__(self, schedule: Schedule, move: Move) -> Float[Array, "*x"]:
+        t, s = move.t, move.t_next
         alpha_t, sigma_t = schedule.alpha[t], schedule.sigma[t]
         alpha_s, sigma_s = schedule.alpha[s], schedule.sigma[s]
         added = sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2  # variance of q(x_t | x_s)
         std = self.eta * sigma_s / sigma_t * jnp.sqrt(jnp.maximum(added, 0))
-        eps = to_eps(schedule, x0, x_t, t)
-        return alpha_s * x0 + jnp.sqrt(jnp.maximum(sigma_s**2 - std**2, 0)) * eps + std * z
+        eps = to_eps(schedule, move.x0, move.x_t, t)
+        fresh = jax.random.normal(move.key, move.x_t.shape, move.x_t.dtype)
+        kept = jnp.sqrt(jnp.maximum(sigma_s**2 - std**2, 0))
+        return alpha_s * move.x0 + kept * eps + std * fresh
 
 
 def DDPM() -> DDIM:
@@ -54,61 +72,58 @@ class DPMSolver(eqx.Module):
     to lambda = infinity: both are first order, where the formula is DDIM's.
     """
 
-    def __call__(
-        self, schedule: Schedule, x_t: Clips, x0: Clips, before: Clips, u: Step, t: Step, s: Step,
-        z: Clips,
-    ) -> Clips:  # fmt: skip
-        lam = schedule.log_snr / 2
-        h, h_before = lam[s] - lam[t], lam[t] - lam[u]
-        second_order = (u > t) & (s > 0)
+    def __call__(self, schedule: Schedule, move: Move) -> Float[Array, "*x"]:
+        t, s, lam = move.t, move.t_next, schedule.log_snr / 2
+        h, h_before = lam[s] - lam[t], lam[t] - lam[move.t_before]
+        second_order = (move.t_before > t) & (s > 0)
         k = jnp.where(second_order, 0.5 * h / jnp.where(second_order, h_before, 1.0), 0.0)
         # where lam[T] is -inf, h_before is inf and k is 0: first order again
-        guess = x0 + k * (x0 - before)
+        guess = move.x0 + k * (move.x0 - move.x0_before)
         ratio = schedule.sigma[s] / schedule.sigma[t]
-        return ratio * x_t + (schedule.alpha[s] - ratio * schedule.alpha[t]) * guess
+        return ratio * move.x_t + (schedule.alpha[s] - ratio * schedule.alpha[t]) * guess
 
 
 SOLVERS = {"ddim": DDIM, "ddpm": DDPM, "dpmpp": DPMSolver}
+SolverName = Literal[tuple(SOLVERS)]
 
 
 def timesteps(T: int, steps: int) -> np.ndarray:
     """`steps + 1` falling integers from T (pure noise) to 0 (the data), evenly spread."""
     if not 1 <= steps <= T:
-        raise ValueError(f"expected between 1 and T={T} sampling steps, got {steps}")
+        raise TinygifError(f"expected between 1 and T={T} sampling steps, got {steps}")
     return np.round(np.linspace(T, 0, steps + 1)).astype(np.int32)
 
 
 @eqx.filter_jit
-def step(
-    denoiser: Callable, schedule: Schedule, solver: Callable, x_t: Clips, before: Clips,
-    u: Step, t: Step, s: Step, key: Key[Array, ""],
-) -> tuple[Clips, Clips]:  # fmt: skip
-    """One step from t to s; u is the step before t (u = t at the start), `before` its guess.
-
-    Returns x_s and the guess of x0 that led there.
-    """
+def sample_step(
+    denoiser: Callable, schedule: Schedule, solver: Callable, x_t: Float[Array, "*x"],
+    x0_before: Float[Array, "*x"], t_before: Step, t: Step, t_next: Step, key: Key[Array, ""],
+) -> tuple[Float[Array, "*x"], Float[Array, "*x"]]:  # fmt: skip
+    """One step from t to t_next: the clips there, and the guess of x0 that led there."""
     x0 = denoiser(x_t, t)
-    z = jax.random.normal(key, x_t.shape, x_t.dtype)
-    return solver(schedule, x_t, x0, before, u, t, s, z), x0
+    return solver(schedule, Move(t, t_next, x_t, x0, t_before, x0_before, key)), x0
 
 
 def trajectory(
-    denoiser: Callable, schedule: Schedule, noise: Clips, *, key: Key[Array, ""],
+    denoiser: Callable, schedule: Schedule, noise: Float[Array, "*x"], *, key: Key[Array, ""],
     solver: Callable | None = None, steps: int = 50,
-) -> Iterator[tuple[Clips, Clips]]:  # fmt: skip
-    """Denoise step by step, yielding (x_s, the guess of x0) after each; the last x_s is the clip.
+) -> Iterator[tuple[Float[Array, "*x"], Float[Array, "*x"]]]:  # fmt: skip
+    """Denoise step by step, yielding (x_t, the guess of x0) after each; the last x_t is the clip.
 
     `noise` has the shape of the clips, standard normal: sampling always starts at index T.
     """
     solver = DDIM() if solver is None else solver
     times = timesteps(schedule.T, steps)
-    x, before, u = noise, jnp.zeros_like(noise), times[0]
-    for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
-        x, before = step(denoiser, schedule, solver, x, before, u, t, s, jax.random.fold_in(key, i))
-        u = t
-        yield x, before
+    x, x0, t_before = noise, jnp.zeros_like(noise), times[0]
+    for i, (t, t_next) in enumerate(zip(times[:-1], times[1:])):
+        step_key = jax.random.fold_in(key, i)
+        x, x0 = sample_step(denoiser, schedule, solver, x, x0, t_before, t, t_next, step_key)
+        t_before = t
+        yield x, x0
 
 
-def sample(denoiser: Callable, schedule: Schedule, noise: Clips, **options) -> Clips:
-    """The end of `trajectory`, which see."""
+def sample(
+    denoiser: Callable, schedule: Schedule, noise: Float[Array, "*x"], **options
+) -> Float[Array, "*x"]:
+    """The clip at the end of `trajectory`, which takes the same options."""
     return deque(trajectory(denoiser, schedule, noise, **options), maxlen=1).pop()[0]

@@ -5,10 +5,14 @@ index T the noise. `x_t = alpha[t] * x0 + sigma[t] * eps`. Everything else follo
 It lives outside the model, so nothing in it can be trained. Lesson 02.
 """
 
+from typing import Literal
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from tinygif.errors import TinygifError
 
 
 class Schedule(eqx.Module):
@@ -48,14 +52,14 @@ def _from_alpha_bar(alpha_bar: np.ndarray) -> Schedule:
 
 def _check(T: int) -> None:
     if T < 2:
-        raise ValueError(f"a schedule needs T >= 2 diffusion steps, got T={T}; 1000 is usual")
+        raise TinygifError(f"a schedule needs T >= 2 diffusion steps, got T={T}; 1000 is usual")
 
 
 def linear(T: int = 1000) -> Schedule:
     """Betas that rise in a line, scaled so that every T ends where T = 1000 does.
 
     DDPM (Ho et al. 2020, section 4): 1e-4 to 0.02 at T = 1000. The same betas cut to T = 300
-    leave sqrt(alpha_bar) = 0.22 of the clip, which is no noise; hence the factor 1000 / T.
+    leave sqrt(alpha_bar) = 0.22 of the clip: step T is then not noise. Hence the factor 1000 / T.
     """
     _check(T)
     beta = np.linspace(1e-4, 0.02, T) * 1000 / T
@@ -89,6 +93,7 @@ SCHEDULES = {
     "scaled_linear": scaled_linear,
     "rectified": rectified,
 }
+ScheduleName = Literal[tuple(SCHEDULES)]
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
@@ -113,7 +118,7 @@ def shift(schedule: Schedule, factor: float) -> Schedule:
     section 5.3.2).
     """
     if not factor > 0:
-        raise ValueError(f"the shift must be a positive factor, got {factor}; 1 changes nothing")
+        raise TinygifError(f"the shift must be a positive factor, got {factor}; 1 changes nothing")
     alpha = np.asarray(schedule.alpha, np.float64)
     sigma = np.asarray(schedule.sigma, np.float64) * factor
     norm = alpha + sigma if schedule.flow else np.hypot(alpha, sigma)

@@ -1,10 +1,9 @@
 """Captioned shapes: a circle, square, triangle or star in one of six motions, by an index.
 
-Nothing to download, colours and all that a caption says can be measured in the pixels, and every
-motion ends where it began, so the GIF loops without a jump. Lesson 14.
+Nothing is downloaded. The colours, and all else that a caption says, can be measured in the pixels.
+Every motion ends where it began, so the GIF loops without a jump. Lesson 14.
 """
 
-import copy
 import itertools
 from typing import NamedTuple
 
@@ -13,16 +12,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from tinygif.config import DataConfig
+from tinygif.data import COLORS
+from tinygif.errors import TinygifError
 
-COLORS = {
-    "red": (220, 40, 40),
-    "green": (40, 170, 70),
-    "blue": (40, 80, 230),
-    "yellow": (250, 220, 50),
-    "purple": (170, 60, 210),
-    "white": (255, 255, 255),
-    "black": (0, 0, 0),
-}
 CORNERS = {"circle": 90, "square": 4, "triangle": 3, "star": 10}
 MOTIONS = {
     "left-right": ("moving left and right", "going left and right"),
@@ -32,8 +24,8 @@ MOTIONS = {
     "grow": ("growing and shrinking",),
     "bounce": ("bouncing", "bouncing off the walls"),
 }
-SMALLEST = 16  # pixels of a clip's side in which the shapes can be told apart
-FINE = 8  # sub-pixels along each side of a pixel
+SMALLEST = 16  # side of a clip in pixels; in smaller ones the shapes look alike
+SUBPIXELS = 8  # along each side of a pixel
 
 WORDS = sorted(
     {"a", "on", "background", *COLORS, *CORNERS}
@@ -51,7 +43,11 @@ class Plan(NamedTuple):
 
 
 class Shapes:
-    """An endless data set of captioned clips; the same index gives the same clip."""
+    """An endless data set of captioned clips; the same index gives the same clip.
+
+    With `test` the same index gives another clip, one that training never shows: sizes and places
+    are real numbers, so no two clips are the same.
+    """
 
     size = None
     words = WORDS
@@ -65,29 +61,33 @@ class Shapes:
         "a black triangle spinning on a red background",
         "a red circle growing and shrinking on a blue background",
     )
-    """What to show while training."""
+    """Examples to draw while training."""
+    about = f"{len(CORNERS)} shapes in {len(COLORS)} colours and {len(MOTIONS)} motions"
 
-    def __init__(self, config: DataConfig):
+    def __init__(self, config: DataConfig, *, test: bool = False):
         if config.channels != 3 or config.size < SMALLEST:
-            raise ValueError(
+            raise TinygifError(
                 f"expected 3 channels, for the colours, and a size of at least {SMALLEST}, got "
                 f"{config.channels} and {config.size}: change --channels or --size"
             )
-        self.config, self.frames = config, config.frames
-        self.about = f"{len(CORNERS)} shapes in {len(COLORS)} colours and {len(MOTIONS)} motions"
+        self.config, self.seed = config, 1 if test else 0
 
     def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w 3"], str]:
-        rng = np.random.default_rng(index)
+        return self.example(index, self.config.frames)
+
+    def example(self, index: int, frames: int) -> tuple[UInt8[np.ndarray, "{frames} h w 3"], str]:
+        """So many frames of a clip, from a random one on, and its caption."""
+        rng = np.random.default_rng([self.seed, index])
         plan = draw_plan(rng)
         shape, color, background, motion = plan
-        clip = draw(plan, rng, self.config.frames, self.config.size)
-        words = sentence(color, shape, rng.choice(MOTIONS[motion]), background)
-        start = rng.integers(self.config.frames - self.frames + 1)
-        return clip[start : start + self.frames], words
+        clip = draw_shape(plan, rng, self.config.frames, self.config.size)
+        words = sentence(color, shape, str(rng.choice(MOTIONS[motion])), background)
+        start = rng.integers(self.config.frames - frames + 1)
+        return clip[start : start + frames], words
 
     @property
     def captions(self) -> list[str]:
-        """All that a clip may be called."""
+        """Every caption that a clip can have."""
         return [
             sentence(color, shape, phrase, background)
             for color, background in itertools.permutations(COLORS, 2)
@@ -96,30 +96,28 @@ class Shapes:
             for phrase in MOTIONS[motion]
         ]
 
-    def with_frames(self, frames: int) -> "Shapes":
-        """The same clips, of each a piece of so many frames."""
-        other = copy.copy(self)
-        other.frames = frames
-        return other
-
 
 def sentence(color: str, shape: str, phrase: str, background: str) -> str:
+    """The caption of a clip."""
     return f"a {color} {shape} {phrase} on a {background} background"
 
 
 def motions_of(shape: str) -> list[str]:
-    """All motions, but no circle spins: nobody would see it."""
+    """The motions of a shape: all of them, but a circle does not spin, for nobody would see it."""
     return [motion for motion in MOTIONS if (shape, motion) != ("circle", "spin")]
 
 
 def draw_plan(rng: np.random.Generator) -> Plan:
-    """Any shape in any colour on any other, in any of its motions."""
+    """A random shape, its colour, a background of another colour, and a motion."""
     shape = str(rng.choice(list(CORNERS)))
     color, background = map(str, rng.choice(list(COLORS), 2, replace=False))
     return Plan(shape, color, background, str(rng.choice(motions_of(shape))))
 
 
-def draw(
+# ---- pixels ----------------------------------------------------------------------------------
+
+
+def draw_shape(
     plan: Plan, rng: np.random.Generator, frames: int, side: int
 ) -> UInt8[np.ndarray, "{frames} {side} {side} 3"]:
     """A clip of `side` pixels; where an edge crosses a pixel, the two colours mix."""
@@ -127,17 +125,18 @@ def draw(
     path, scale, angle = move(plan.motion, rng, frames, corners)
     outlines = path[:, None] + scale[:, None, None] * rotate(corners, angle)
     ink, paper = (np.array(COLORS[name], float) for name in (plan.color, plan.background))
-    cover = np.stack([fill(points, side) for points in outlines])[..., None] / 255
+    cover = np.stack([coverage(points, side) for points in outlines])[..., None] / 255
     return np.round(paper + cover * (ink - paper)).astype(np.uint8)
 
 
 def move(
     motion: str, rng: np.random.Generator, frames: int, corners: Float[np.ndarray, "n 2"]
 ) -> tuple[Float[np.ndarray, "f 2"], Float[np.ndarray, " f"], Float[np.ndarray, " f"]]:
-    """Centres (x, y) in clip sides, scales and angles of one round of a motion.
+    """One round of a motion: centres (x, y) in clip sides, scales, and angles, frame by frame.
 
-    It begins anywhere in the round and stays within the clip. `bounce` goes in straight lines from
-    wall to wall: once there and back along one side of the clip, twice along the other.
+    It begins at a random point of the round, and the shape stays within the clip. A shape that
+    bounces goes in straight lines from wall to wall: once there and back along one side of the
+    clip, twice along the other.
     """
     turn = (np.arange(frames) / frames + rng.random()) * 2 * np.pi
     still, sign = np.zeros(frames), rng.choice([-1, 1])
@@ -180,9 +179,9 @@ def rotate(
     return np.einsum("nj,jkf->fnk", points, np.array([[cos, sin], [-sin, cos]]))
 
 
-def fill(corners: Float[np.ndarray, "n 2"], side: int) -> UInt8[np.ndarray, "{side} {side}"]:
-    """How much of each pixel lies within a polygon whose corners are in clip sides; 0 to 255."""
-    image = Image.new("L", (side * FINE, side * FINE))
-    points = corners * side * FINE - 0.5
+def coverage(corners: Float[np.ndarray, "n 2"], side: int) -> UInt8[np.ndarray, "{side} {side}"]:
+    """How much of each pixel lies within a polygon, 0 to 255. Corners are (x, y) in clip sides."""
+    image = Image.new("L", (side * SUBPIXELS, side * SUBPIXELS))
+    points = corners * side * SUBPIXELS - 0.5
     ImageDraw.Draw(image).polygon(list(map(tuple, points)), fill=255)
-    return np.asarray(image.reduce(FINE))
+    return np.asarray(image.reduce(SUBPIXELS))

@@ -4,57 +4,90 @@ The same step serves one device and many: the batch is sharded over them, the st
 jit adds the gradients up (what `pmap` became). Lessons 15 and 17.
 """
 
-import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
-from tinygif.config import Config, TrainConfig
+from tinygif.checkpoint import MODEL, STATE, About, leaf_name, read, read_about, write
+from tinygif.config import Config, DiffusionConfig, TrainConfig
 from tinygif.diffusion import loss, pick_step, q_sample
-from tinygif.gif import to_model
+from tinygif.errors import TinygifError
 from tinygif.schedule import Schedule
-from tinygif.text import Prompt, hide
-from tinygif.unet import TextToGif
+from tinygif.text import Prompt, TextToGif, hide
 
 
 class TrainState(eqx.Module):
-    """All that training is: save it, load it, and the run goes on to the same bits."""
+    """All that training is: save it, load it, and the run goes on to the same bits.
+
+    `seconds` and `tflop` are what the run has spent so far; train.py writes them when it saves.
+    """
 
     model: TextToGif
     ema: TextToGif
     optimizer: PyTree
     step: Int[Array, ""]
+    seconds: Float[Array, ""]
+    tflop: Float[Array, ""]
 
 
-def init_state(config: Config, words: int, *, key: Key[Array, ""]) -> TrainState:
-    """Step 0. The average starts as a copy: donated buffers must not be shared."""
-    model = TextToGif(config.data, config.model, words, key=key)
+class Batch(eqx.Module):
+    """What a step trains on, and how far the run is: 0 at its start, 1 at its end."""
+
+    clips: UInt8[Array | np.ndarray, "b f h w c"]
+    prompts: PyTree
+    progress: Float[Array | np.ndarray, ""]
+
+
+def init_state(config: Config, model: TextToGif) -> TrainState:
+    """Step 0 of training a model."""
     optimizer = make_optimizer(config.train).init(trainable(model))
-    return TrainState(model, jax.tree.map(copy, model), optimizer, jnp.zeros((), jnp.int32))
+    zero = jnp.zeros(())
+    # donated buffers must not be shared: the average starts as a copy
+    return TrainState(model, copy_arrays(model), optimizer, jnp.zeros((), jnp.int32), zero, zero + 0)
 
 
-def trainable(model: PyTree) -> PyTree:
-    """The arrays that gradients move."""
-    return eqx.filter(model, eqx.is_inexact_array)
+def save_state(folder: Path, state: TrainState, about: About) -> None:
+    """Write both files of a run; at every moment each of them is whole."""
+    write(folder / STATE, state, about)
+    write(folder / MODEL, state.ema, about)
 
 
-def count(model: PyTree) -> int:
-    """The number of weights."""
+def load_state(path: Path) -> tuple[TrainState, About]:
+    """The state of a run's folder to resume from, with the run's own config and vocabulary."""
+    if not (path / STATE).exists():
+        raise TinygifError(f"nothing to resume: there is no {path / STATE}. Start without --resume.")
+    about = read_about(path / STATE)
+    config, words = about.config, len(about.words) + 2
+    start = lambda: init_state(config, config.init(words, key=jax.random.key(0)))  # noqa: E731
+    return read(path / STATE, eqx.filter_eval_shape(start)), about
+
+
+def trainable(model: TextToGif) -> PyTree:
+    """The arrays that gradients move: all but the codec's."""
+    arrays = eqx.filter(model, eqx.is_inexact_array)
+    return replace(arrays, codec=jax.tree.map(lambda _: None, arrays.codec))
+
+
+def count_weights(model: TextToGif) -> int:
+    """The number of trained weights."""
     return sum(leaf.size for leaf in jax.tree.leaves(trainable(model)))
 
 
-def copy(leaf: PyTree) -> PyTree:
-    return jnp.array(leaf) if eqx.is_array(leaf) else leaf
+def copy_arrays(tree: PyTree) -> PyTree:
+    """The same pytree in memory of its own."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf, tree)
 
 
-def fan(shape: tuple[int, ...]) -> float:
-    """Outputs over inputs of a matrix or a convolution."""
-    return shape[0] / int(np.prod(shape[1:]))
+# ---- optimizer -------------------------------------------------------------------------------
 
 
 def orthogonalize(g: Float[Array, "out *rest"]) -> Float[Array, "out *rest"]:
@@ -62,17 +95,20 @@ def orthogonalize(g: Float[Array, "out *rest"]) -> Float[Array, "out *rest"]:
 
     A convolution counts as the matrix of its outputs by everything else. The iteration
     `X <- (a + b XX' + c (XX')^2) X` is run on the small square matrix XX', and applied to X once:
-    a fifth of the multiplications where X is wide.
+    a fifth of the multiplications where X is wide. XX' squares the spread of the singular values,
+    so it needs all of float32: with the TF32 products that GPUs use by default the largest singular
+    value of real gradients came out as 17, with the bfloat16 products of TPUs as 1e8.
     """
     x = g.reshape(len(g), -1)
     x = x.T if x.shape[0] > x.shape[1] else x
     x = x / (jnp.linalg.norm(x) + 1e-7)
-    eye = jnp.eye(len(x))
-    square, product = x @ x.T, eye
-    for _ in range(5):  # unrolled: XLA runs several matrices side by side
-        z = 3.4445 * eye - 4.7750 * square + 2.0315 * square @ square
-        square, product = z @ square @ z, z @ product
-    x = product @ x
+    with jax.default_matmul_precision("highest"):
+        eye = jnp.eye(len(x))
+        square, product = x @ x.T, eye
+        for _ in range(5):  # unrolled: XLA runs several matrices side by side
+            z = 3.4445 * eye - 4.7750 * square + 2.0315 * square @ square
+            square, product = z @ square @ z, z @ product
+        x = product @ x
     return (x if x.shape[0] == g.shape[0] else x.T).reshape(g.shape)
 
 
@@ -82,31 +118,38 @@ def muon(momentum: float = 0.95) -> optax.GradientTransformation:
     def update(grads: PyTree, mean: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         mean = jax.tree.map(lambda m, g: momentum * m + g, mean, grads)
         ahead = jax.tree.map(lambda m, g: momentum * m + g, mean, grads)
-        step = jax.tree.map(lambda g: orthogonalize(g) * max(1, fan(g.shape)) ** 0.5, ahead)
+        ratio = lambda g: len(g) / (g.size // len(g))  # noqa: E731
+        step = jax.tree.map(lambda g: orthogonalize(g) * max(1, ratio(g)) ** 0.5, ahead)
         return step, mean
 
     return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
 
 
-def labels(config: TrainConfig, params: PyTree) -> PyTree:
-    """'muon' for matrices inside the networks, 'adamw' for the first layer, the last, the rest."""
-    outer = ("stem", "head", "embedding", "places", "table")
+TABLES = ("embedding", "positions", "table")
+"""Arrays with rows to look up: no matrices that multiply."""
+OUTER_LAYERS = ("stem", "head")
 
-    def label(path: tuple, leaf: Array) -> str:
-        name = jax.tree_util.keystr(path)
-        inner = leaf.ndim > 1 and fan(leaf.shape) != leaf.shape[0]  # a bias of shape (c, 1, 1)
-        return "muon" if inner and not any(word in name for word in outer) else "adamw"
 
-    if config.optimizer == "adamw":
-        return jax.tree.map(lambda _: "adamw", params)
-    return jax.tree_util.tree_map_with_path(label, params)
+def is_matrix(path: tuple, leaf: Array) -> bool:
+    """Matrices and convolutions: what weight decay shrinks."""
+    return leaf.ndim > 1 and leaf_name(path).split(".")[-1] not in TABLES
+
+
+def choose_optimizers(config: TrainConfig, params: PyTree) -> PyTree:
+    """For each array 'muon' or 'adamw': Muon takes the matrices between the first and last layer."""
+
+    def choose(path: tuple, leaf: Array) -> str:
+        inner = not any(part in OUTER_LAYERS for part in leaf_name(path).split("."))
+        return "muon" if config.optimizer == "muon" and is_matrix(path, leaf) and inner else "adamw"
+
+    return jax.tree_util.tree_map_with_path(choose, params)
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """Clipping, then AdamW or Muon. The step scales the updates by `learning_rate_at`."""
 
     def chain(direction: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
-        matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
+        matrices = lambda params: jax.tree_util.tree_map_with_path(is_matrix, params)  # noqa: E731
         decay = optax.add_decayed_weights(config.weight_decay, mask=matrices)
         return optax.chain(direction, decay, optax.scale(-rate))
 
@@ -116,20 +159,25 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     }
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.partition(parts, lambda params: labels(config, params)),
+        optax.partition(parts, lambda params: choose_optimizers(config, params)),
     )
 
 
-def learning_rate_at(config: TrainConfig, step: int) -> float:
-    """The share of the learning rate at a step: up in `warmup` steps, down to 0 at `steps`."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return {
-        "cosine": 0.5 * (1 + np.cos(np.pi * min(done, 1.0))),
-        "linear": 1 - min(done, 1.0),
-        "constant": 1.0,
+def learning_rate_at(
+    config: TrainConfig, step: Int[Array, ""] | int, progress: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    """The share of the learning rate: up in `warmup` steps, then down as the run makes progress.
+
+    `progress` goes from 0 to 1 over the run, by steps or by the clock.
+    """
+    step, progress = jnp.asarray(step, jnp.float32), jnp.asarray(progress, jnp.float32)
+    done = jnp.clip(progress, 0, 1)
+    falling = {
+        "cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)),
+        "linear": 1 - done,
+        "constant": jnp.ones(()),
     }[config.decay]
+    return falling * jnp.minimum(1.0, (step + 1) / max(1, config.warmup))
 
 
 def average(ema: PyTree, model: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
@@ -145,36 +193,46 @@ def average(ema: PyTree, model: PyTree, step: Int[Array, ""], decay: float) -> P
     return jax.tree.map(move, ema, model)
 
 
+# ---- loss ------------------------------------------------------------------------------------
+
+
+def predict_loss(
+    model: TextToGif, schedule: Schedule, config: DiffusionConfig, x0: Float[Array, "*x"],
+    prompt: Prompt, t: Int[Array, ""], eps: Float[Array, "*x"], *, bfloat16: bool = False,
+) -> Float[Array, ""]:  # fmt: skip
+    """Noise one example to step t, let the model predict, and compare."""
+    x_t = q_sample(schedule, x0, t, eps)
+    if bfloat16:
+        model, x_t, prompt = jax.tree.map(
+            lambda a: a.astype(jnp.bfloat16) if eqx.is_inexact_array(a) else a, (model, x_t, prompt)
+        )
+    prediction = model(x_t, t.astype(jnp.float32) / schedule.T, prompt).astype(jnp.float32)
+    return loss(
+        schedule, prediction, x0, t, eps, predict=config.predict, measure=config.measure,
+        kind=config.loss, weighting=config.weighting, gamma=config.gamma,
+    )  # fmt: skip
+
+
 def example_loss(
     model: TextToGif, schedule: Schedule, config: Config, clip: UInt8[Array, "f h w c"],
     prompt: Prompt, index: Int[Array, ""], key: Key[Array, ""],
 ) -> Float[Array, ""]:  # fmt: skip
-    """The loss of one clip: noise it, maybe hide its caption, predict, compare.
+    """The loss of one clip at a random step t; now and then its caption is hidden.
 
     The steps t of a batch are spread evenly from one random start (Kingma et al. 2021, appendix
     I.1): same mean, less variance. `index` is the example's place in the whole batch.
     """
     start = jax.random.uniform(jax.random.fold_in(key, 0))
     eps_key, drop_key = jax.random.split(jax.random.fold_in(key, 1 + index))
-    place = (start + index.astype(jnp.float32) / config.train.batch_size) % 1.0
-    t = pick_step(place, schedule.T, config.diffusion.logit_normal)
+    share = (start + index.astype(jnp.float32) / config.train.batch_size) % 1.0
+    t = pick_step(share, schedule.T, config.diffusion.logit_normal)
 
-    x0 = to_model(clip)
+    x0 = model.codec.encode(clip)
     eps = jax.random.normal(eps_key, x0.shape)
-    hidden = jax.random.bernoulli(drop_key, config.diffusion.drop_text)
-    prompt = hide(prompt, hidden)
-    x_t = q_sample(schedule, x0, t, eps)
-    if config.train.bfloat16:
-        model, x_t, prompt = jax.tree.map(
-            lambda a: a.astype(jnp.bfloat16) if eqx.is_inexact_array(a) else a, (model, x_t, prompt)
-        )
-    level = t.astype(jnp.float32) / schedule.T
-    prediction = model(x_t, level, prompt).astype(jnp.float32)
-    d = config.diffusion
-    return loss(
-        schedule, prediction, x0, t, eps,
-        predict=d.predict, measure=d.measure, kind=d.loss, weighting=d.weighting, gamma=d.gamma,
-    )  # fmt: skip
+    prompt = hide(prompt, jax.random.bernoulli(drop_key, config.diffusion.drop_text))
+    return predict_loss(
+        model, schedule, config.diffusion, x0, prompt, t, eps, bfloat16=config.train.bfloat16
+    )
 
 
 def batch_loss(
@@ -198,70 +256,84 @@ def gradients(
     split = lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1)  # noqa: E731
     whole = jax.tree.map(split, (clips, prompts, jnp.arange(len(clips), dtype=jnp.int32)))
     total = None
-    for part in (jax.tree.map(lambda a: a[i], whole) for i in range(parts)):  # noqa: B023
+    for i in range(parts):
+        part = jax.tree.map(lambda a: a[i], whole)  # noqa: B023
         new = eqx.filter_value_and_grad(batch_loss)(model, schedule, config, *part, key)
         total = new if total is None else jax.tree.map(jnp.add, total, new)
     return jax.tree.map(lambda a: a / parts, total)
 
 
-@eqx.filter_jit(donate="all-except-first")
-def train_step(
-    inputs: tuple[Config, Schedule, Array, PyTree, Key[Array, ""], Float[Array, ""]],
-    state: TrainState,
-) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One step: `inputs` is (config, schedule, clips, prompts, key, rate), the state is donated.
+def held_out_loss(
+    model: TextToGif, schedule: Schedule, config: DiffusionConfig, clips: UInt8[Array, "b f h w c"],
+    prompts: PyTree, key: Key[Array, ""],
+) -> Float[Array, ""]:  # fmt: skip
+    """The loss of clips that are never trained on, each at a noise level of its own.
 
-    `key` is the run's; the step's is folded in here. `rate` is `learning_rate_at`, as an array: a
-    Python float would compile anew for every value.
+    The levels are spread evenly; with the same key the noise is the same, too.
     """
-    config, schedule, clips, prompts, key, rate = inputs
+    t = jnp.asarray(np.linspace(1, schedule.T, len(clips)).round(), jnp.int32)
+    x0 = jax.vmap(model.codec.encode)(clips)
+    eps = jax.random.normal(key, x0.shape)
+    one = lambda *example: predict_loss(model, schedule, config, *example)  # noqa: E731
+    return jnp.mean(jax.vmap(one)(x0, prompts, t, eps))
+
+
+# ---- the step --------------------------------------------------------------------------------
+
+
+def make_mesh() -> Mesh:
+    """All devices along one axis, over which batches are split."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def train_step(
+    config: Config, schedule: Schedule, state: TrainState, batch: Batch, key: Key[Array, ""]
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One step. `key` is the run's training key; the step's own is folded in here."""
     key = jax.random.fold_in(key, state.step)
-    value, grads = gradients(state.model, schedule, config, clips, prompts, key)
+    larger = replace(config, train=replace(config.train, batch_size=len(batch.clips)))
+    value, grads = gradients(state.model, schedule, larger, batch.clips, batch.prompts, key)
+    grads = trainable(grads)
     optimizer = make_optimizer(config.train)
     updates, optimizer_state = optimizer.update(grads, state.optimizer, trainable(state.model))
-    updates = jax.tree.map(lambda u: u * rate, updates)
-    model = eqx.apply_updates(state.model, updates)
+    rate = learning_rate_at(config.train, state.step, batch.progress)
+    model = eqx.apply_updates(state.model, jax.tree.map(lambda u: u * rate, updates))
     ema = average(state.ema, model, state.step, config.train.ema)
-    metrics = {"loss": value, "gradient_norm": optax.tree.norm(grads)}
-    return TrainState(model, ema, optimizer_state, state.step + 1), metrics
+    logs = {"loss": value, "gradient_norm": optax.tree.norm(grads), "rate": rate}
+    state = TrainState(model, ema, optimizer_state, state.step + 1, state.seconds, state.tflop)
+    return state, logs
 
 
-def fit_steps(config: Config, inputs: tuple, state: TrainState, began: float) -> int:
-    """How many steps end `minutes` after `began`, by the speed of a few on a copy of the state.
+@lru_cache
+def make_step(config: Config, mesh: Mesh) -> Callable:
+    """The jitted step: `state, logs = step(state, batch, key)`.
 
-    The first call compiles. A part is left over for sample grids and checkpoints.
+    The state and the key are on every device, the batch is split between them. The state's memory
+    is used again (donated): after the call the old state is gone. Raises TinygifError if the
+    devices cannot share a batch, TypeError if a leaf of the state is no array.
     """
-    state, times = jax.tree.map(copy, state), []
-    for _ in range(8):
-        mark = time.time()
-        state, metrics = train_step(inputs, state)
-        jax.block_until_ready(metrics)
-        times.append(time.time() - mark)
-    left = 60 * config.train.minutes - (time.time() - began)
-    return max(config.train.warmup, int(0.93 * left / np.median(times[1:])))
-
-
-def finite(metrics: dict[str, Float[Array, ""]], step: int) -> float:
-    """The loss of a step; raises FloatingPointError where it is no number."""
-    loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
-    if not np.isfinite(loss + norm):
-        raise FloatingPointError(
-            f"stopped: the loss of step {step} is {loss} and its gradient {norm}. The last good "
-            "checkpoint, if any, is untouched. Lower --learning-rate or --muon-rate, or train "
-            "without --bfloat16."
+    if config.train.batch_size % mesh.size:
+        raise TinygifError(
+            f"expected a batch_size that {mesh.size} devices can share, got "
+            f"{config.train.batch_size}"
         )
-    return loss
+    everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    schedule = config.diffusion.build()
+    return jax.jit(
+        lambda state, batch, key: train_step(config, schedule, state, batch, key),
+        in_shardings=(everywhere, Batch(split, split, everywhere), everywhere),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
 
 
-def shard(batch: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-    """Spread a batch over all devices and put the state on each; what is there is not copied."""
-    size, devices = len(jax.tree.leaves(batch)[0]), jax.device_count()
-    if size % devices:
-        raise ValueError(f"expected a batch_size that {devices} devices can share, got {size}")
-    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-
-    def place(tree: PyTree, *spec: str) -> PyTree:  # `eqx.filter_shard` would copy every time
-        arrays, rest = eqx.partition(tree, eqx.is_array)
-        return eqx.combine(jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(*spec))), rest)
-
-    return place(batch, "data"), place(state)
+def check_finite(logs: dict[str, Float[Array, ""]], step: int) -> dict[str, float]:
+    """The logs of a step as numbers; raises TinygifError where the loss is none."""
+    numbers = {name: float(value) for name, value in logs.items()}
+    if not np.isfinite(numbers["loss"] + numbers["gradient_norm"]):
+        raise TinygifError(
+            f"stopped: the loss of step {step} is {numbers['loss']} and its gradient "
+            f"{numbers['gradient_norm']}. The last good checkpoint, if any, is untouched. Lower "
+            "--learning-rate or --muon-rate, or train without --bfloat16."
+        )
+    return numbers

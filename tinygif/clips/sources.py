@@ -1,8 +1,9 @@
 """Where clips and their captions come from: folders, TGIF's links, MSR-VTT's videos.
 
-`collect` lists what a source has, in one order on every machine; `play` decodes a file. TGIF: Li et
-al. 2016, "TGIF: A New Dataset and Benchmark on Animated GIF Description". MSR-VTT: Xu et al. 2016,
-"MSR-VTT: A Large Video Description Dataset for Bridging Video and Language". Lesson 14.
+`collect` lists the clips of a source, in the same order on every machine; `play` decodes a file.
+TGIF: Li et al. 2016, "TGIF: A New Dataset and Benchmark on Animated GIF Description". MSR-VTT: Xu
+et al. 2016, "MSR-VTT: A Large Video Description Dataset for Bridging Video and Language".
+Lesson 14.
 """
 
 import contextlib
@@ -11,10 +12,8 @@ import hashlib
 import json
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError
@@ -23,28 +22,25 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tinygif.gif import MAX_BYTES, check_bounds, check_bytes, play_gif, played, write_whole
-from tinygif.moving_mnist import cache_dir
+from tinygif.errors import TinygifError
+from tinygif.files import cache_dir, fetch, write_whole
+from tinygif.gif import MAX_BYTES, check_bounds, check_bytes, play_gif, played
 
 PICTURES, VIDEOS = (".gif", ".webp", ".apng"), (".mp4", ".webm")
 TABLES = ("captions.tsv", "captions.csv", "metadata.jsonl")
 HEADERS = ("file", "file_name", "filename", "name", "path")
-MOST = 3000, 2**29  # frames and pixels that are decoded of one file: seconds of work
+MAX_FRAMES, MAX_PIXELS = 3000, 2**29  # that are decoded of one file: seconds of work
 WHITE = (255, 255, 255)
 TRIES, TIMEOUT, LONGEST = 3, 10.0, 60.0  # attempts; seconds without a byte; seconds in all
 RATE, THREADS = 8.0, 8  # requests begun in a second; requests at once
-SILENT = 50  # links one after another that do not answer, until the network is blamed
+MAX_SILENT = 50  # links without an answer, one after another, before the network is blamed
 TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
 
-class SourceError(ValueError):
-    """A source that cannot be read; the message says what to change."""
-
-
 class Item(NamedTuple):
-    """A clip that is not yet read: its name in reports, its file, its captions.
+    """A clip that is not decoded yet: its name in reports, its file, its captions.
 
-    `path` is None where a download gave no file; `why` says why.
+    `path` is None where a download gave no file, and `why` is the reason.
     """
 
     name: str
@@ -56,15 +52,16 @@ class Item(NamedTuple):
 def collect(
     source: Path, videos: Path | None = None, split: str | None = None, limit: int | None = None
 ) -> list[Item]:
-    """All clips of a folder, of a TSV of links (TGIF), or of a JSON with `videos` (MSR-VTT).
+    """The clips of a folder, of a TSV of links (TGIF), or of a JSON with `videos` (MSR-VTT).
 
-    `split` is a part of MSR-VTT, or for links a file with one of them a line. Links are downloaded
-    into the cache. At most `limit` clips.
+    `split` is the name of a part of MSR-VTT; for TGIF it is a file with one link a line. Links are
+    downloaded into the cache. Only the first `limit` clips are taken. Raises TinygifError for a
+    source that cannot be read.
     """
     if source.is_dir():
         return folder_items(source)[:limit]
     if not source.is_file() or source.suffix not in (".tsv", ".json"):
-        raise SourceError(
+        raise TinygifError(
             f"expected a folder of clips, TGIF's .tsv or MSR-VTT's .json, got {source}"
             + ("" if source.exists() else ", which is not there")
         )
@@ -74,15 +71,15 @@ def collect(
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a mark at its start."""
+    """A text file in UTF-8, with or without a byte order mark."""
     try:
         return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SourceError(f"expected {path} in UTF-8, got other bytes: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TinygifError(f"expected {path} to be a text in UTF-8, got: {error}") from error
 
 
 def gather(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Captions by name, in the order they came; blank ones and repetitions are left out."""
+    """The captions of each name, in their order, without blank ones and repetitions."""
     captions: dict[str, list[str]] = {}
     for name, caption in pairs:
         known, text = captions.setdefault(name, []), " ".join(caption.split())
@@ -95,7 +92,7 @@ def gather(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def folder_items(folder: Path) -> list[Item]:
-    """The clips below a folder, and what its tables name but it does not hold."""
+    """The clips below a folder, and those that a table names although they are not there."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     here = lambda path: path.relative_to(folder).as_posix()  # noqa: E731
     clips = {here(path): path for path in paths if path.suffix.lower() in PICTURES + VIDEOS}
@@ -112,14 +109,14 @@ def folder_items(folder: Path) -> list[Item]:
 
     captions = gather(pairs())
     if not captions:
-        raise SourceError(
+        raise TinygifError(
             f"found no clip in {folder}: expected files ending in {', '.join(PICTURES + VIDEOS)}"
         )
     return [Item(name, folder / name, tuple(captions[name])) for name in sorted(captions)]
 
 
 def read_table(path: Path) -> Iterator[tuple[str, str]]:
-    """(file, caption) of each line of a table; a first line with names of columns is skipped."""
+    """(file, caption) of each line of a table; a first line with column names is skipped."""
     lines = read_text(path).split("\n")
     if path.suffix == ".jsonl":
         for number, line in enumerate(lines, 1):
@@ -130,13 +127,13 @@ def read_table(path: Path) -> Iterator[tuple[str, str]]:
     try:
         rows = [row for row in csv.reader(lines, **tabs) if row]
     except csv.Error as error:
-        raise SourceError(f"expected a table of file and caption in {path}: {error}") from error
+        raise TinygifError(f"expected a table of file and caption in {path}: {error}") from error
     for name, *cells in rows[1:] if rows and rows[0][0].lower() in HEADERS else rows:
-        yield name, ", ".join(cells)  # commas that should have been quoted
+        yield name, ", ".join(cells)  # a caption with commas may lack its quotes
 
 
 def read_json_line(line: str, place: str) -> Iterator[tuple[str, str]]:
-    """(file, caption) for the text of a line, or for each of its texts."""
+    """(file, caption) of a line of JSON, whose `text` is a caption or a list of them."""
     try:
         values = json.loads(line)
         name, text = values["file_name"], values.get("text") or ""
@@ -144,7 +141,7 @@ def read_json_line(line: str, place: str) -> Iterator[tuple[str, str]]:
         if not all(isinstance(value, str) for value in [name, *texts]):
             raise TypeError("not a text")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(
+        raise TinygifError(
             f'expected {{"file_name": ..., "text": ...}} in {place}, got {line[:80]!r} ({error!r})'
         ) from error
     yield from ((name, text) for text in [*texts, ""])
@@ -154,18 +151,22 @@ def read_json_line(line: str, place: str) -> Iterator[tuple[str, str]]:
 
 
 def play(path: Path) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int]]:
-    """Every frame of a file on white, with its delay in ms. Raises GifError, or what it likes."""
+    """The frames of a file one by one, drawn on white, each with its delay in ms.
+
+    Raises GifError, with the reason in a few words, for a file that is too large or not a GIF. For
+    other broken files the decoders may raise any exception.
+    """
     if path.suffix.lower() == ".gif":
-        return play_gif(path, *MOST, WHITE)
+        return play_gif(path, MAX_FRAMES, MAX_PIXELS, WHITE)
     return play_picture(path) if path.suffix.lower() in PICTURES else play_video(path)
 
 
 def play_picture(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-    """WebP and APNG, by Pillow."""
+    """The frames of a WebP or APNG, by Pillow."""
     check_bytes(path)
     with Image.open(path, formats=["WEBP", "PNG"]) as image:
         count = getattr(image, "n_frames", 1)
-        check_bounds(count, *image.size, *MOST)
+        check_bounds(count, *image.size, MAX_FRAMES, MAX_PIXELS)
         under = Image.new("RGBA", image.size, (*WHITE, 255))
         for number in range(count):
             image.seek(number)
@@ -174,15 +175,15 @@ def play_picture(path: Path) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def play_video(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-    """MP4 and WebM, by ffmpeg."""
+    """The frames of an MP4 or WebM, by ffmpeg."""
     import imageio_ffmpeg
 
     with contextlib.closing(imageio_ffmpeg.read_frames(str(path))) as frames:
         about = next(frames)
         (width, height), fps = about["size"], about["fps"]
-        check_bounds(max(1, round(about["duration"] * fps)), width, height, *MOST)
+        check_bounds(max(1, round(about["duration"] * fps)), width, height, MAX_FRAMES, MAX_PIXELS)
         for number, raw in enumerate(frames):
-            check_bounds(number + 1, width, height, *MOST)
+            check_bounds(number + 1, width, height, MAX_FRAMES, MAX_PIXELS)
             delay = round((number + 1) * 1000 / fps) - round(number * 1000 / fps)
             yield np.frombuffer(raw, np.uint8).reshape(height, width, 3), delay
 
@@ -191,20 +192,21 @@ def play_video(path: Path) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def msrvtt_items(source: Path, folder: Path, split: str | None) -> list[Item]:
-    """The videos of a part (train, validate or val, test) or of all, each with its sentences."""
+    """The videos, or those of a part (train, validate or val, test), each with its sentences."""
+    text = read_text(source)
     try:
-        values = json.loads(read_text(source))
+        values = json.loads(text)
         parts = {video["video_id"]: video.get("split") for video in values["videos"]}
         captions = gather((s["video_id"], s["caption"]) for s in values["sentences"])
         names = sorted(parts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(
+        raise TinygifError(
             f"expected MSR-VTT's JSON with videos and sentences in {source}, got {error!r}"
         ) from error
     spelt = lambda part: "validate" if part == "val" else part  # noqa: E731
     names = [name for name in names if split is None or spelt(parts[name]) == spelt(split)]
     if not names:
-        raise SourceError(f"expected a split of {sorted(set(map(str, parts.values())))} in "
+        raise TinygifError(f"expected a split of {sorted(set(map(str, parts.values())))} in "
                           f"{source}, got {split!r}")  # fmt: skip
     return [Item(name, folder / f"{name}.mp4", tuple(captions.get(name, ()))) for name in names]
 
@@ -213,17 +215,17 @@ def msrvtt_items(source: Path, folder: Path, split: str | None) -> list[Item]:
 
 
 def tgif_items(source: Path, folder: Path, split: str | None, limit: int | None) -> list[Item]:
-    """The clips of the links, downloaded into `folder` where they are not yet there."""
+    """The clips of the links; those that the folder lacks are downloaded."""
     rows = [line.partition("\t") for line in read_text(source).split("\n") if line.strip()]
     captions = gather((url.strip(), sentence) for url, _, sentence in rows)
     if not captions or not all(url.startswith(("http://", "https://")) for url in captions):
         strange = [url for url in captions if not url.startswith("http")]
-        raise SourceError(f"expected lines of link TAB sentence in {source}, got {strange[:1]}")
+        raise TinygifError(f"expected lines of link TAB sentence in {source}, got {strange[:1]}")
     if split is not None:
         wanted = set(read_text(Path(split)).split())
         captions = {url: texts for url, texts in captions.items() if url in wanted}
     urls = list(captions)[:limit]
-    failures = download(urls, folder)
+    failures = download_gifs(urls, folder)
     return [
         Item(url, None if url in failures else folder / file_name(url), tuple(captions[url]),
              failures.get(url, ""))
@@ -232,81 +234,77 @@ def tgif_items(source: Path, folder: Path, split: str | None, limit: int | None)
 
 
 def file_name(url: str) -> str:
+    """The name that the GIF of a link has in the cache."""
     return hashlib.blake2b(url.encode(), digest_size=12).hexdigest() + ".gif"
 
 
-def download(urls: list[str], folder: Path) -> dict[str, str]:
-    """Fetch what `folder` does not hold; gives what each link that led to no GIF died of.
+def download_gifs(urls: list[str], folder: Path) -> dict[str, str]:
+    """Download the GIFs that the folder lacks; returns the links that gave none, each with why.
 
-    `manifest.jsonl` keeps dead links, so that another call asks only for what may yet come: a
-    stopped call goes on, and what failed in passing (a time-out, a busy server) is tried again.
+    `manifest.jsonl` keeps the links that are dead for good. So a call that was stopped goes on
+    where it was, and another call asks again only for what failed for the moment: a time-out, a
+    busy server. Raises TinygifError if there seems to be no network.
     """
     from tqdm import tqdm
 
-    folder.mkdir(parents=True, exist_ok=True)
-    dead = read_manifest(folder / "manifest.jsonl")
-    todo = [url for url in urls if url not in dead and not (folder / file_name(url)).exists()]
-    wait, failures = paced(RATE), {url: dead[url] for url in urls if url in dead}
+    manifest = folder / "manifest.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest.touch()
+    except OSError as error:
+        raise TinygifError(f"cannot write to the cache ({error}): set TINYGIF_CACHE to a folder "
+                           "that can be written to") from error  # fmt: skip
+    dead = read_manifest(manifest)
+    failures = {url: dead[url] for url in urls if url in dead}
+    missing = [url for url in urls if url not in dead and not (folder / file_name(url)).exists()]
 
-    def one(url: str) -> tuple[str, str, bool]:
-        data, why, final = fetch(url, wait)
+    def download_gif(url: str) -> tuple[str, str, bool]:
+        data, why, final = fetch_gif(url)
         if data:
             write_whole(folder / file_name(url), data)
         return url, why, final
 
     pool, silent = ThreadPoolExecutor(THREADS), 0
     try:
-        with open(folder / "manifest.jsonl", "a") as manifest:
-            done = pool.map(one, todo)
-            for url, why, final in tqdm(done, "downloading", len(todo), disable=not todo):
+        with open(manifest, "a") as file:
+            results = pool.map(download_gif, missing)
+            for url, why, final in tqdm(
+                results, "downloading", len(missing), disable=not missing
+            ):  # fmt: skip
                 if why:
                     failures[url] = why
                 if final:
-                    print("\n" + json.dumps({"url": url, "why": why}), file=manifest, flush=True)
+                    print("\n" + json.dumps({"url": url, "why": why}), file=file, flush=True)
                 silent = silent + 1 if why and not final else 0
-                if silent == SILENT:
-                    raise SourceError(f"{SILENT} links one after another gave nothing, the last: "
-                                      f"{why}. Is there a network? The same command goes on from "
-                                      "here.")  # fmt: skip
+                if silent == MAX_SILENT:
+                    raise TinygifError(f"{silent} links one after another gave nothing, the last: "
+                                       f"{why}. Is there a network? The same command goes on from "
+                                       "here.")  # fmt: skip
     finally:
         pool.shutdown(cancel_futures=True)
     return failures
 
 
 def read_manifest(path: Path) -> dict[str, str]:
-    """Dead links and why; a line that a kill cut short counts for nothing."""
-    lines = path.read_text().split("\n") if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-    return {row["url"]: row["why"] for row in rows}
+    """Dead links and why; a line that was cut short when a process was killed is passed over."""
+    lines = [line for line in path.read_text().split("\n") if line[:1] + line[-1:] == "{}"]
+    return {row["url"]: row["why"] for row in map(json.loads, lines)}
 
 
-def paced(rate: float) -> Callable[[], None]:
-    """A function that returns at most `rate` times a second, whichever thread calls it."""
-    lock, state = threading.Lock(), [0.0]
-
-    def wait() -> None:
-        with lock:
-            state[0] = max(time.monotonic(), state[0] + 1 / rate)
-            pause = state[0] - time.monotonic()
-        time.sleep(max(0.0, pause))
-
-    return wait
-
-
-def fetch(url: str, wait: Callable[[], None]) -> tuple[bytes | None, str, bool]:
-    """A GIF's bytes; or why there is none, and whether asking again is in vain."""
+def fetch_gif(url: str) -> tuple[bytes | None, str, bool]:
+    """The bytes of a GIF; or None, why there is none, and whether that is final."""
     why = ""
     for attempt in range(TRIES):
         time.sleep(TIMEOUT / 4 * attempt)
-        wait()
+        wait_for_turn()
         try:
-            data = receive(url)
+            data = fetch(url, most=MAX_BYTES, timeout=TIMEOUT, longest=LONGEST)
         except HTTPError as error:
             why = f"dead link: {error.code}"
             if error.code not in TEMPORARY:
                 return None, why, True
-        except (OSError, HTTPException, ValueError) as error:
-            why = f"no answer: {type(getattr(error, 'reason', error)).__name__}"
+        except OSError as error:
+            why = f"no answer: {getattr(error, 'reason', error)}"
         else:
             if len(data) > MAX_BYTES:
                 return None, f"too large: more than {MAX_BYTES} bytes", True
@@ -316,17 +314,10 @@ def fetch(url: str, wait: Callable[[], None]) -> tuple[bytes | None, str, bool]:
     return None, why, False
 
 
-def receive(url: str) -> bytes:
-    """All bytes of an answer, or one more than MAX_BYTES; raises OSError if it is cut or slow."""
-    request = urllib.request.Request(url, headers={"User-Agent": "tinygif (data set download)"})
-    began, parts, size = time.monotonic(), [], 0
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
-        while size <= MAX_BYTES and (part := reply.read1(1 << 16)):
-            parts.append(part)
-            size += len(part)
-            if time.monotonic() - began > LONGEST:
-                raise TimeoutError
-        told = reply.headers.get("Content-Length")
-    if size <= MAX_BYTES and told is not None and int(told) != size:
-        raise ConnectionError
-    return b"".join(parts)
+TURN = threading.Lock()
+
+
+def wait_for_turn() -> None:
+    """Return at most `RATE` times a second, whichever thread calls: servers are not flooded."""
+    with TURN:
+        time.sleep(1 / RATE)

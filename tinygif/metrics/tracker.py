@@ -1,8 +1,9 @@
 """Where digits go in a clip: their direction, speed and path, by trying all of them. Lesson 18.
 
-A guess is a direction, a speed and a start. Aligned along the right guess a digit stays put, along
-a wrong one it smears: the guess that keeps most strokes in most frames wins, they are taken out of
-the clip, and a second digit is looked for.
+A guess is a direction, a speed and a start. Boxes are cut out of the frames along its path and laid
+on top of each other. If the guess is right the digit stays put, else it smears. The guess with the
+most strokes that stay put in most frames wins. To find a second digit, the pixels of the first are
+hidden, and the search begins again.
 """
 
 import functools
@@ -16,14 +17,14 @@ from tinygif.moving_mnist import DIRECTIONS, SPEEDS, bounce
 
 CANVAS = 32  # pixels: clips are tracked at this side, whatever their own
 BOX = 16  # pixels: a digit's usual side there
-UNIT = 20  # a stroke in a frame, in whole numbers: 16 bits hold 800 frames
-FAINT = 5  # pixels of stroke in every frame: less than this, in a box of BOX x BOX, is no digit
+UNIT = 20  # the vote of a stroke in one frame; sums over 800 frames fit in 16 bits
+FAINT = 5  # pixels of stroke per frame: less than this, in a box of BOX x BOX, is no digit
 TRIES = 3  # motions of a first digit that are tried
 
 Light = Float[np.ndarray, "b f h w"]
 """Brightest channel of clips, in [0, 1]."""
 Mask = Bool[np.ndarray, "b f h w"]
-"""Pixels of clips that are hidden, or that a digit covers."""
+"""Pixels of clips: those that are hidden, or those that a digit covers."""
 
 
 class Guesses(NamedTuple):
@@ -41,22 +42,22 @@ class Guesses(NamedTuple):
 def guesses(frames: int, box: int) -> Guesses:
     """Every direction, speed and start in whole pixels.
 
-    `MovingMNIST` lets half of a clip pass before a digit meets a wall, where there is room; here it
-    is a quarter, for generated digits may be early. One that bounced at once could not be told from
-    one that goes the other way.
+    In `MovingMNIST` half of a clip passes before a digit meets a wall, where there is room. Here it
+    is a quarter, since generated digits may be early. It cannot be less: a digit that bounced at
+    once would look like one that goes the other way.
     """
-    room, found = CANVAS - box, []
+    room, paths = CANVAS - box, []
     for direction, signs in DIRECTIONS.items():
         for speed in SPEEDS if any(signs) else ("",):
             pace, axes = SPEEDS[speed] * CANVAS, []
             ahead = int(min(room, pace * frames / 4))
             for sign in signs:
                 low, high = (ahead if sign < 0 else 0), room - (ahead if sign > 0 else 0)
-                # a quarter of a pixel aside, so that halves are not rounded to even numbers
+                # 0.25 pixels off the grid: no path lands on halves, which round to even numbers
                 starts, moved = np.arange(low, high + 1) + 0.25, sign * pace * np.arange(frames)
                 axes.append([bounce(start + moved, room) for start in starts])
-            found += [(np.stack([x, y], 1), direction, speed) for x in axes[0] for y in axes[1]]
-    corners, directions, speeds = (np.array(part) for part in zip(*found))
+            paths += [(np.stack([x, y], 1), direction, speed) for x in axes[0] for y in axes[1]]
+    corners, directions, speeds = (np.array(part) for part in zip(*paths))
     _, motions = np.unique(np.char.add(directions, speeds), return_inverse=True)
     return Guesses(corners, directions, speeds, motions)
 
@@ -64,10 +65,11 @@ def guesses(frames: int, box: int) -> Guesses:
 def track(
     light: Light, box: int, digits: int
 ) -> tuple[Int[np.ndarray, "b k"], Bool[np.ndarray, "b k f h w"]]:
-    """The best guess for each digit, -1 where there is none, and the pixels that it covers.
+    """The number of the best guess for each digit, -1 where there is none; the pixels it covers.
 
-    The guess that keeps most may be one between two digits. So the best guesses of several motions
-    are tried as the first digit, each with the best second beside it; the best pair wins.
+    With two digits, the guess of the highest score may lie between them. So the best guesses of
+    several motions are tried as the first digit, each with the best second beside it. The pair with
+    the highest sum wins.
     """
     clips, nothing = np.arange(len(light)), np.zeros(light.shape, bool)
     firsts, scores = search(light, nothing, box)
@@ -75,9 +77,9 @@ def track(
         return firsts[0][:, None], cover(light, nothing, firsts[0], box)[:, None]
     seconds, sums = [], []
     for first, score in zip(firsts[:TRIES], scores[:TRIES]):
-        others, more = search(light, cover(light, nothing, first, box), box)
-        seconds.append(others[0])
-        sums.append(score + more[0])
+        guesses_beside, scores_beside = search(light, cover(light, nothing, first, box), box)
+        seconds.append(guesses_beside[0])
+        sums.append(score + scores_beside[0])
     second = np.stack(seconds)[np.argmax(sums, axis=0), clips]
     hidden = cover(light, nothing, second, box)
     first = search(light, hidden, box)[0][0]
@@ -87,29 +89,29 @@ def track(
 def search(
     light: Light, hidden: Mask, box: int
 ) -> tuple[Int[np.ndarray, "m b"], Int[np.ndarray, "m b"]]:
-    """The best guess of each motion and what it keeps, best first; -1 and 0 if too little."""
+    """The best guess of each motion and its score, best first; -1 and 0 where that is too low."""
     corners, _, _, motions = guesses(light.shape[1], box)
-    proof = rearrange(strokes(light, hidden), "b f h w -> f h w b").copy()
+    votes = rearrange(strokes(light, hidden), "b f h w -> f h w b").copy()
     best = np.full((motions.max() + 1, len(light)), -1)
-    most = np.full(best.shape, UNIT * light.shape[1] * FAINT * box**2 // BOX**2)
+    highest = np.full(best.shape, UNIT * light.shape[1] * FAINT * box**2 // BOX**2)
     total = np.empty((box, box, len(light)), np.int16)
     for number, (path, motion) in enumerate(zip(corners.tolist(), motions)):
         total[:] = 0
-        for frame, (x, y) in zip(proof, path):
+        for frame, (x, y) in zip(votes, path):
             total += frame[y : y + box, x : x + box]
         score = np.maximum(total, 0, out=total).sum((0, 1), dtype=np.int32)
-        best[motion, score > most[motion]] = number
-        most[motion] = np.maximum(most[motion], score)
-    most[best < 0] = 0
-    order = np.argsort(-most, axis=0, kind="stable")
-    return np.take_along_axis(best, order, 0), np.take_along_axis(most, order, 0)
+        best[motion, score > highest[motion]] = number
+        highest[motion] = np.maximum(highest[motion], score)
+    highest[best < 0] = 0
+    order = np.argsort(-highest, axis=0, kind="stable")
+    return np.take_along_axis(best, order, 0), np.take_along_axis(highest, order, 0)
 
 
 def strokes(light: Light, hidden: Mask) -> Int16[np.ndarray, "b f h w"]:
-    """In UNITs: 1 on a stroke, 0 a pixel beside it or where hidden, -2 where there is none.
+    """Votes, in UNITs: 1 on a stroke, 0 one pixel beside it or where hidden, -2 where it is dark.
 
-    Summed over frames, what a digit covers in more than two thirds of them stays positive; and a
-    frame in which the digit is a pixel off costs little.
+    Summed over frames, a pixel stays positive if a digit covers it in more than two thirds of them.
+    A frame in which the digit is one pixel off costs little.
     """
     light = np.minimum(2 * light, 1)
     near = np.pad(light, ((0, 0), (0, 0), (1, 1), (1, 1)))
@@ -120,7 +122,7 @@ def strokes(light: Light, hidden: Mask) -> Int16[np.ndarray, "b f h w"]:
 
 
 def cover(light: Light, hidden: Mask, guess: Int[np.ndarray, " b"], box: int) -> Mask:
-    """Where a guessed digit has ink."""
+    """The pixels that are strokes of a guessed digit."""
     at = along(guesses(light.shape[1], box).corners[guess], box)
     out = np.zeros(light.shape, bool)
     out[at] = strokes(light, hidden)[at].sum(1, keepdims=True) > 0
@@ -128,7 +130,7 @@ def cover(light: Light, hidden: Mask, guess: Int[np.ndarray, " b"], box: int) ->
 
 
 def along(corners: Int[np.ndarray, "b f 2"], side: int) -> tuple[Int[np.ndarray, "..."], ...]:
-    """The index, in arrays (b f h w), of the squares at (column, row) of every frame."""
+    """An index into arrays (b f h w): the squares at (column, row) of every frame."""
     clip, frame = np.ogrid[: corners.shape[0], : corners.shape[1]]
     x, y = corners[..., 0, None, None], corners[..., 1, None, None]
     clip, frame, steps = clip[..., None, None], frame[..., None, None], np.arange(side)

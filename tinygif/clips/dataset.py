@@ -1,0 +1,174 @@
+"""The clips of a prepared folder as a data set, and what it looks like. Lesson 14."""
+
+import itertools
+import re
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from tinygif import gif
+from tinygif.clips.prepare import map_clips, read_report, read_rows
+from tinygif.config import DataConfig, check_range
+from tinygif.errors import TinygifError
+from tinygif.text import split
+
+MIRROR = {"left": "right", "right": "left"}
+GRAY = (0.299, 0.587, 0.114)  # how bright red, green and blue are: ITU-R BT.601
+
+
+class ClipFolder:
+    """The clips of a prepared folder, each with one of its captions.
+
+    If the folder has at least 40 clips, every 20th is held out of training: `held_out` gives
+    those, without it you get the others. An index of `size` and beyond is a clip in a later epoch.
+    There it has another of its captions, until each had its turn; with `flip` it may be mirrored.
+
+    `words` are the words that occur at least twice in the captions of the whole folder. Other
+    words are left out of captions, and so are those beyond the first `max_tokens`; where nothing
+    is left, the caption is None. Where `max_tokens` is None, for a pretrained tower, captions stay
+    as they are. Raises TinygifError where the clips have another shape than `config`, or some have
+    no caption.
+    """
+
+    def __init__(
+        self, folder: Path, config: DataConfig, max_tokens: int | None, held_out: bool = False
+    ):
+        settings = read_report(folder)["settings"]
+        prepared, wanted = [(s["size"], s["frames"]) for s in (settings, asdict(config))]
+        if prepared != wanted:
+            raise TinygifError(
+                f"{folder} holds clips of (size, frames) {prepared}, asked for are {wanted}: leave "
+                "--size and --frames out, or prepare it again with them"
+            )
+        self.folder, self.config = folder, replace(config, dataset=str(folder.resolve()))
+        self.array, self.rows = map_clips(folder), read_rows(folder)
+        bare = [row["name"] for row in self.rows if not row["captions"]]
+        if bare and not config.unconditional:
+            raise TinygifError(
+                f"{len(bare)} of {len(self.rows)} clips have no caption ({', '.join(bare[:3])}): "
+                "write NAME.txt beside NAME.gif, or a captions.tsv; or train without words: "
+                "--unconditional"
+            )
+        self.numbers = np.flatnonzero(is_held_out(len(self.rows)) == held_out)
+        self.size = len(self.numbers)
+        self._choose_words(max_tokens)
+
+    def _choose_words(self, max_tokens: int | None) -> None:
+        """Find the vocabulary, and reduce captions to it."""
+        self.dropped_words, self.cut_captions = [], 0
+        self.texts = [] if self.config.unconditional else [row["captions"] for row in self.rows]
+        counts = Counter(word for text in itertools.chain(*self.texts) for word in split(text))
+        known = {word for word, count in counts.items() if count > 1}
+        if self.config.flip and known & set(MIRROR):
+            known |= set(MIRROR)
+        self.words = sorted(known)
+        if max_tokens is None:
+            return
+        self.dropped_words = sorted(set(counts) - known)
+        for i, captions in enumerate(self.texts):
+            lists = [[word for word in split(text) if word in known] for text in captions]
+            self.cut_captions += sum(len(words) > max_tokens for words in lists)
+            self.texts[i] = [" ".join(words[:max_tokens]) or None for words in lists]
+
+    def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w c"], str | None]:
+        return self.example(index, self.config.frames)
+
+    def example(
+        self, index: int, frames: int
+    ) -> tuple[UInt8[np.ndarray, "{frames} h w c"], str | None]:
+        """So many frames of a clip, from a random one on, and one of its captions."""
+        epoch, place = divmod(index, self.size)
+        number = int(self.numbers[place])
+        rng = np.random.default_rng([number, epoch])
+        start = rng.integers(self.config.frames - frames + 1)
+        clip, caption = self.array[number, start : start + frames], None
+        if self.texts:
+            texts = self.texts[number]
+            turns = np.random.default_rng([number, epoch // len(texts)]).permutation(len(texts))
+            caption = texts[turns[epoch % len(texts)]]
+        if self.config.channels == 1:
+            clip = np.round(clip @ GRAY)[..., None].astype(np.uint8)
+        if self.config.flip and rng.random() < 0.5:
+            clip, caption = clip[:, :, ::-1], mirrored(caption)
+        return np.ascontiguousarray(clip), caption
+
+    @property
+    def captions(self) -> list[str]:
+        """Every caption of every clip in the folder, held out or not."""
+        return [text for text in itertools.chain(*self.texts) if text]
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Up to eight captions as examples to draw while training.
+
+        They are first captions of clips. Those that lost a word are used only if all did.
+        """
+        whole, shortened = [], []
+        for number in self.numbers if self.texts else ():
+            original, text = self.rows[number]["captions"][0], self.texts[number][0]
+            is_whole = text in (original, " ".join(split(original)))
+            (whole if is_whole else shortened).append(text)
+        prompts = [text for text in dict.fromkeys(whole or shortened) if text]
+        return tuple(prompts[:: max(1, len(prompts) // 8)][:8]) or ("",) * 8
+
+    @property
+    def about(self) -> str:
+        """One line: how many clips and words there are, and what is not trained on."""
+        others, dropped = len(self.rows) - self.size, self.dropped_words
+        silent = sum(texts == [None] * len(texts) for texts in self.texts)
+        some = ", ".join(dropped[:8]) + (", ..." if len(dropped) > 8 else "")
+        notes = [
+            (self.words, f"{len(self.words)} words"),
+            (dropped, f"{len(dropped)} words seen once are dropped ({some})"),
+            (silent, f"{silent} clips are left without a word"),
+            (self.cut_captions, f"{self.cut_captions} captions are cut (--max-tokens)"),
+            (self.config.unconditional, "no captions"),
+            (others, f"{others} more clips are held out of training"),
+        ]
+        return f"{self.size} clips of {self.folder}: {', '.join(text for on, text in notes if on)}"
+
+
+def is_held_out(count: int) -> Bool[np.ndarray, " {count}"]:
+    """Which clips of a folder are not trained on: every 20th, if there are at least 40."""
+    return (np.arange(count) % 20 == 19) & (count >= 40)
+
+
+def mirrored(caption: str | None) -> str | None:
+    """The caption of the mirror image: left becomes right."""
+    return caption and re.sub(
+        r"\b(left|right)\b", lambda word: MIRROR[word[0].lower()], caption, flags=re.IGNORECASE
+    )
+
+
+# ---- what a prepared folder looks like -------------------------------------------------------
+
+
+def statistics(folder: Path) -> str:
+    """One line about a prepared folder."""
+    report, rows = read_report(folder), read_rows(folder)
+    texts = [split(text) for row in rows for text in row["captions"]]
+    median = lambda values: f"{np.median(values):.0f}" if values else "-"  # noqa: E731
+    delays = [row["duration"] / row["frames"] for row in rows]
+    return (
+        f"{len(rows)} clips, {report['skipped']} skipped {report['reasons']}; medians: "
+        f"{median([row['frames'] for row in rows])} frames of {median(delays)} ms in a file, "
+        f"{median(list(map(len, texts)))} words in a caption; {len(texts)} captions of "
+        f"{len(set(itertools.chain(*texts)))} different words; "
+        f"{sum(not row['captions'] for row in rows)} clips without a caption, "
+        f"{sum(row['static'] for row in rows)} that do not move"
+    )
+
+
+def show_clips(folder: Path, out: Path, count: int) -> None:
+    """Write a captioned grid GIF of clips from all over a prepared folder."""
+    check_range("count", count, 1, None)
+    rows, settings, array = read_rows(folder), read_report(folder)["settings"], map_clips(folder)
+    chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
+    captions = [next(iter(rows[i]["captions"]), "") for i in chosen]
+    seconds = np.median([row["duration"] for row in rows]) / 1000
+    fps = settings["fps"] or float(np.clip(settings["frames"] / seconds, 1, 50))
+    picture = gif.grid(array[chosen], captions=captions, scale=max(1, 96 // array.shape[2]))
+    gif.write_gif(out, picture, fps)

@@ -1,0 +1,248 @@
+"""Clips are decoded once, into an array that training maps into memory. Lesson 14.
+
+A prepared folder holds clips.npy, uint8 (clips, frames, size, size, 3), captions.jsonl with a line
+for each clip, and report.json: the settings, and the files that were skipped and why.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from tinygif import gif
+from tinygif.clips.sources import VIDEOS, WHITE, Item, collect, play
+from tinygif.config import check_range
+from tinygif.errors import TinygifError
+from tinygif.files import cache_dir, check_room, sha256, whole_file, write_whole
+
+CLIPS, CAPTIONS, REPORT = "clips.npy", "captions.jsonl", "report.json"
+PART = 32  # clips in a part; a stopped call loses at most the parts it was working on
+VERSION = 1  # raise it when `read_clip` makes another clip of the same file
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The shape that clips are brought into."""
+
+    size: int = 32
+    """Side in pixels."""
+    frames: int = 16
+    fps: int | float | None = None
+    """Take frames / fps seconds from the middle, and begin short clips again; else all of it."""
+    crop: Literal["center", "letterbox"] = "center"
+    """Cut to a square, or add white bars."""
+
+    def __post_init__(self):
+        if self.size < 1 or self.frames < 1 or (self.fps is not None and not 0 < self.fps <= 50):
+            raise TinygifError(f"expected size and frames of at least 1, 0 < fps <= 50, got {self}")
+
+
+# ---- one file --------------------------------------------------------------------------------
+
+
+def read_clip(path: Path, settings: Settings) -> tuple[UInt8[np.ndarray, "f s s 3"], list[int]]:
+    """A file as it will be trained on, and the delays of its own frames in ms.
+
+    Every frame is shrunk as soon as it is decoded, so a long film needs little memory.
+    """
+    pad = partial(ImageOps.pad, color=WHITE)
+    fit = {"center": ImageOps.fit, "letterbox": pad}[settings.crop]
+    side = (settings.size, settings.size)
+    shrink = lambda x: np.asarray(fit(Image.fromarray(x), side, Image.Resampling.BICUBIC))  # noqa: E731
+    frames, delays = zip(*((shrink(frame), delay) for frame, delay in play(path)))
+    span = None if settings.fps is None else round(1000 * settings.frames / settings.fps)
+    return gif.resample(np.stack(frames), delays, settings.frames, span), list(delays)
+
+
+def try_clip(item: Item, settings: Settings) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """A clip and its line of captions.jsonl; or None, and the file's name and why it is skipped."""
+    try:
+        if item.path is None:
+            raise gif.GifError(item.why)
+        clip, delays = read_clip(item.path, settings)
+    except Exception as error:  # a decoder may raise anything
+        why = str(error) if isinstance(error, gif.GifError) else f"broken: {type(error).__name__}"
+        why = "not found" if isinstance(error, FileNotFoundError) else why
+        return None, {"name": item.name, "why": why}
+    row = {"name": item.name, "captions": list(item.captions), "frames": len(delays),
+           "duration": int(sum(delays)), "static": bool((clip == clip[:1]).all())}  # fmt: skip
+    return clip, row
+
+
+# ---- all files -------------------------------------------------------------------------------
+
+
+def prepare_clips(
+    source: Path, out: Path | None = None, settings: Settings = Settings(), *,
+    workers: int | None = None, videos: Path | None = None, split: str | None = None,
+    limit: int | None = None,
+) -> Path:  # fmt: skip
+    """Prepare the clips of a source (see `sources.collect`) in a folder, and return the folder.
+
+    By default it is a folder in the cache, named after content and settings. A call that was
+    stopped goes on where it was; one that had finished returns at once. The result is the same,
+    byte for byte, for any number of `workers`, which are processes. Raises TinygifError for
+    sources that cannot be read, and where the folder holds other clips.
+    """
+    check_range("workers", workers, 1, None)
+    check_range("limit", limit, 1, None)
+    items = collect(source, videos, split, limit)
+    films = sum(item.path is not None and item.path.suffix.lower() in VIDEOS for item in items)
+    if films and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise TinygifError(f"{films} of {len(items)} files are videos, which need imageio-ffmpeg: "
+                           'python -m pip install "tinygif[video]"')  # fmt: skip
+    key = fingerprint(items, settings)
+    out = out or cache_dir() / "clips" / f"{source.resolve().name}-{key[:12]}"
+    if not is_prepared(out):
+        size = 6 * len(items) * settings.frames * settings.size**2  # RGB, in parts and joined
+        check_room(out, size, f"{len(items)} clips")
+        parts = out / f"parts-{key}"
+        parts.mkdir(exist_ok=True)
+        decode(items, settings, parts, workers)
+        join(parts, out, {"key": key, "settings": asdict(settings)})
+    elif read_report(out)["key"] != key:
+        raise TinygifError(f"{out} holds clips of other content or other settings: choose another "
+                           "--out, or delete it")  # fmt: skip
+    for finished in out.glob("parts-*"):
+        shutil.rmtree(finished)
+    return out
+
+
+def fingerprint(items: list[Item], settings: Settings) -> str:
+    """A hash of content and settings: where both are the same, the prepared clips are."""
+    from tqdm import tqdm
+
+    digest = hashlib.sha256(json.dumps([VERSION, asdict(settings)]).encode())
+    for item in tqdm(items, "reading", leave=False, delay=1):
+        digest.update(json.dumps([item.name, item.captions]).encode())
+        with contextlib.suppress(OSError):  # a file that cannot be read will be skipped
+            digest.update(sha256(item.path).encode() if item.path else b"missing")
+    return digest.hexdigest()
+
+
+def decode(items: list[Item], settings: Settings, parts: Path, workers: int | None) -> None:
+    """Write the parts that are missing, in several processes; a part is whole or not there."""
+    from tqdm import tqdm
+
+    groups = [items[i : i + PART] for i in range(0, len(items), PART)]
+    files = [parts / f"{number:06d}.npz" for number in range(len(groups))]
+    jobs = [job for job in zip(groups, files) if not job[1].exists()]
+    workers = workers or min(os.cpu_count() or 1, 1 + len(jobs) // 8)
+    done = len(items) - sum(len(group) for group, _ in jobs)
+    bar = tqdm(total=len(items), initial=done, desc="preparing", unit="clip")
+    run_job = partial(write_part, settings=settings)
+    with bar, ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=start_worker
+    ) as pool:  # fmt: skip
+        try:
+            for count in (pool.map if workers > 1 else map)(run_job, jobs):
+                bar.update(count)
+        except BrokenProcessPool as error:
+            raise TinygifError("a worker was killed, perhaps for want of memory: the same command "
+                               "goes on from here; try fewer --workers") from error  # fmt: skip
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def start_worker() -> None:
+    """Leave Ctrl-C to the parent process, and end when the parent does, even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def write_part(job: tuple[list[Item], Path], settings: Settings) -> int:
+    """Decode a group of files into one part; returns how many files that were."""
+    items, path = job
+    clips, rows = zip(*(try_clip(item, settings) for item in items))
+    kept = [clip for clip in clips if clip is not None]
+    shape = (len(kept), settings.frames, settings.size, settings.size, 3)
+    with whole_file(path) as file:
+        np.savez(file, clips=np.array(kept, np.uint8).reshape(shape), rows=json.dumps(rows))
+    return len(items)
+
+
+def join(parts: Path, out: Path, report: dict[str, Any]) -> None:
+    """Write the parts as one array, then the captions, then the report.
+
+    The report comes last, so a folder that has one is whole.
+    """
+
+    def load(part: Path, name: str) -> np.ndarray:
+        with np.load(part) as arrays:
+            return arrays[name]
+
+    files = sorted(parts.glob("*.npz"))
+    rows = [row for part in files for row in json.loads(str(load(part, "rows")))]
+    kept = [row for row in rows if "why" not in row]
+    skips = {row["name"]: row["why"] for row in rows if "why" in row}
+    reasons = Counter(why.partition(":")[0] for why in skips.values())
+    if not kept:
+        raise TinygifError(f"none of {len(rows)} clips can be read: {dict(reasons)}; the first: "
+                           f"{next(iter(skips.items()))}")  # fmt: skip
+    with whole_file(out / CLIPS) as file:  # in a memory map a full disk would kill the process
+        shape = (len(kept), *load(files[0], "clips").shape[1:])
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in files:
+            file.write(load(part, "clips").tobytes())
+    write_whole(out / CAPTIONS, "".join(json.dumps(row) + "\n" for row in kept).encode())
+    report |= {"kept": len(kept), "skipped": len(skips), "reasons": dict(reasons.most_common()),
+               "skips": skips}  # fmt: skip
+    write_whole(out / REPORT, json.dumps(report, indent=1).encode())
+
+
+# ---- what was prepared -----------------------------------------------------------------------
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder is one that `prepare_clips` finished."""
+    return (folder / REPORT).is_file()
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report of a prepared folder: key, settings, kept, skipped, reasons, skips."""
+    with expect_prepared(folder):
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        return report | {"settings": asdict(Settings(**report["settings"])), "key": report["key"]}
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """A row for each clip of a prepared folder: name, captions, frames, duration in ms, static."""
+    with expect_prepared(folder):
+        lines = (folder / CAPTIONS).read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
+
+
+def map_clips(folder: Path) -> UInt8[np.ndarray, "clips f h w 3"]:
+    """The clips of a prepared folder, mapped into memory: only what is used is read."""
+    with expect_prepared(folder):
+        return np.load(folder / CLIPS, mmap_mode="r")
+
+
+@contextlib.contextmanager
+def expect_prepared(folder: Path) -> Iterator[None]:
+    """Turn the errors of reading a file that is missing or damaged into a sentence."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+        raise TinygifError(
+            f"expected a folder that `python -m tinygif.clips prepare` made, got {folder}: {error}"
+        ) from error

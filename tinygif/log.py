@@ -1,0 +1,83 @@
+"""The log of a run: a line of JSON every few steps, and the curve drawn from it. Lesson 15."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tinygif.files import whole_file, write_whole
+
+FILE, CURVE = "log.jsonl", "loss.png"
+
+
+class Log:
+    """What a run has spent, and what its steps gave since the last line.
+
+    `seconds` and `tflop` begin with what earlier processes spent on the run. Lines beyond `step`
+    are deleted: what came after the last checkpoint is done again.
+    """
+
+    def __init__(self, folder: Path, step: int, seconds: float, tflop: float):
+        self.folder, self.tflop, self._before = folder, tflop, seconds
+        path = folder / FILE
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        write_whole(path, "".join(line + "\n" for line in kept).encode())
+        self._began = self._line_began = time.monotonic()
+        self._clips, self._waited, self._steps = 0, 0.0, []
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those of earlier processes included."""
+        return self._before + time.monotonic() - self._began
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time that the block takes as time in which no step was begun."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    def add(self, clips: int, tflop: float) -> None:
+        """Count a step that was begun."""
+        self._clips += clips
+        self.tflop += tflop
+
+    def read(self, numbers: dict[str, float]) -> None:
+        """Take the loss, the gradient norm and the learning rate of a step that is over."""
+        self._steps.append(numbers)
+
+    def write_line(self, step: int, held_out_loss: float | None) -> dict:
+        """Append a line: means over the steps since the last one. Returns it, too."""
+        elapsed = time.monotonic() - self._line_began
+        mean = lambda name: float(np.mean([numbers[name] for numbers in self._steps]))  # noqa: E731
+        line = {
+            "step": step, "loss": mean("loss"), "held_out_loss": held_out_loss,
+            "gradient_norm": mean("gradient_norm"), "rate": self._steps[-1]["rate"],
+            "clips_per_second": self._clips / elapsed, "waiting": self._waited / elapsed,
+            "tflop": self.tflop, "seconds": self.seconds,
+        }  # fmt: skip
+        with open(self.folder / FILE, "a") as file:
+            print(json.dumps(line), file=file)
+        self._line_began, self._clips, self._waited, self._steps = time.monotonic(), 0, 0.0, []
+        return line
+
+    def draw(self) -> None:
+        """Draw the loss, and the loss of clips that are not trained on, over the steps."""
+        from matplotlib.figure import Figure
+
+        lines = [json.loads(line) for line in (self.folder / FILE).read_text().splitlines()]
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axis = figure.subplots()
+        for name in ("loss", "held_out_loss"):
+            points = [(line["step"], line[name]) for line in lines if line[name] is not None]
+            if points:
+                axis.plot(*zip(*points), linewidth=1, label=name.replace("_", " "))
+        axis.set(xlabel="step", ylabel="loss", yscale="log")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend()
+        with whole_file(self.folder / CURVE) as file:
+            figure.savefig(file, dpi=120, format="png")

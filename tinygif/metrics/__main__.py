@@ -1,0 +1,75 @@
+"""Does the GIF show what the prompt says? Measure the clips of a trained model. Lesson 18.
+
+    python -m tinygif.metrics                                    # of the newest run
+    python -m tinygif.metrics --checkpoint runs/NAME --count 400 --guidance 2
+    python -m tinygif.metrics --sweep guidance                   # a table and a plot
+    python -m tinygif.metrics --checkpoint runs/NAME --free-prompts      # of a run with --text
+
+Moving digits are read by the oracle, shapes are measured in their pixels; clips like those of a
+folder are compared with the ones trained on.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from tinygif.errors import TinygifError, run_command
+from tinygif.guidance import GUIDANCE_HELP
+from tinygif.metrics.evaluation import SweepName, evaluate, sweep
+from tinygif.metrics.report import format_report, format_table
+from tinygif.pipeline import SHIPPED, keep_compiled, load
+from tinygif.sampler import SolverName
+
+
+@dataclass(frozen=True)
+class Options:
+    """Does the GIF show what the prompt says?"""
+
+    checkpoint: Path | None = None
+    """A run folder or a model file; by default the newest run."""
+    count: int = 200
+    """Clips to sample; half of them of two digits if the model was trained on such."""
+    seed: int = 0
+    """The same seed gives the same prompts and the same clips."""
+    steps: int | None = None
+    """Denoising steps; the checkpoint's default when left out, as for solver and guidance."""
+    solver: SolverName | None = None
+    guidance: Annotated[float | None, tyro.conf.arg(help=GUIDANCE_HELP)] = None
+    no_time: bool = False
+    """Switch off the layers that mix frames, to see what they are worth."""
+    free_prompts: bool = False
+    """Instead, up to 160 prompts about digits in words that training never used."""
+    sweep: SweepName | None = None
+    """Instead, prompts of one digit for several values of a setting: a table and a plot."""
+    clip_score: str | None = None
+    """A CLIP model (clip, a hub id, a folder): how alike does it find frames and prompt?"""
+    out: Path | None = None
+    """The folder for JSON and pictures; by default metrics/ beside the checkpoint of a run."""
+
+
+def main(options: Options) -> None:
+    if options.sweep and (options.clip_score or options.free_prompts):
+        raise TinygifError(
+            "--sweep measures one thing only: leave --clip-score and --free-prompts out"
+        )
+    keep_compiled()
+    pipeline = load(options.checkpoint)
+    beside = Path() if pipeline.path == SHIPPED else pipeline.path.parent
+    out = options.out or beside / "metrics"
+    choices = dict(steps=options.steps, solver=options.solver, guidance=options.guidance,
+                   count=options.count, seed=options.seed, no_time=options.no_time)  # fmt: skip
+    print(f"{pipeline.path}: {options.count} clips", flush=True)
+    if options.sweep:
+        rows = sweep(pipeline, options.sweep, out, **choices)
+        table = {name: {"generated": row} for name, row in rows.items()}
+        print(*format_table(table), sep="\n")
+    else:
+        asked = dict(free_prompts=options.free_prompts, clip_score=options.clip_score)
+        print(format_report(evaluate(pipeline, out=out, **asked, **choices)))
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    run_command("metrics", lambda: main(tyro.cli(Options, description=__doc__)))

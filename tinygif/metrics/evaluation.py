@@ -1,0 +1,209 @@
+"""From a pipeline to numbers: sample clips, evaluate them, write what was found. Lesson 18."""
+
+import copy
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from tinygif.config import Config
+from tinygif.errors import TinygifError
+from tinygif.files import check_room, write_whole
+from tinygif.metrics import stats
+from tinygif.metrics.clip_score import ClipScore
+from tinygif.metrics.free_prompts import evaluate_free_prompts
+from tinygif.metrics.nearest_clip import evaluate_folder
+from tinygif.metrics.prompts import (
+    COLUMNS,
+    Judged,
+    draw_clips,
+    judge,
+    list_clips,
+    make_captions,
+    parse_caption,
+    unseen_data,
+)
+from tinygif.metrics.report import Evaluation, Sample, draw_sweep, write_failures
+from tinygif.metrics.shape_reader import evaluate_shapes
+from tinygif.metrics.stats import shares
+from tinygif.moving_mnist import HELD_OUT
+from tinygif.pipeline import Pipeline
+from tinygif.sampler import SolverName
+from tinygif.unet import without_time
+
+ROWS = ("one digit, seen pairs", "one digit, held-out pairs", "one digit, all", "two digits")
+OVERLAP = ("real, strokes mostly apart", "real, strokes often overlap")
+SWEEPS = {
+    "guidance": (1.0, 2.0, 3.0, 4.0, 6.0),
+    "solver": get_args(SolverName),
+    "steps": (1, 2, 3, 5, 10, 20, 50),
+}
+SweepName = Literal[tuple(SWEEPS)]
+BATCH = 50  # clips sampled at once
+MIN_COUNT = 20  # clips: statistics of fewer say nothing
+ROOM = 20_000_000  # bytes that the files of an evaluation may take
+
+
+# ---- moving digits ---------------------------------------------------------------------------
+
+
+def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Evaluation:
+    """What the oracle reads, how steady a digit is, and how near clips come to real ones.
+
+    Half of the prompts are about two digits if the model was trained on such. Real clips have the
+    same captions and are drawn with test digits: what the oracle gets right there is the ceiling.
+    """
+    test_digits = unseen_data(config.data)
+    data = test_digits.config
+    held_out = HELD_OUT if data.hold_out else ()
+    ones = count if data.digits == 1 else count - count // 2
+    captions = make_captions(ones, 1, data, seed)
+    captions += make_captions(count - ones, 2, data, seed, held_out)
+    generated = judge(sample(captions), captions, data)
+    clips, overlaps = draw_clips(test_digits, captions, seed)
+    real = judge(clips, captions, data)
+    others = judge(draw_clips(test_digits, captions[:ones], seed + 1)[0], captions[:ones], data)
+    readings = {"generated": generated.reading, "real": real.reading}
+    one, other = (reading[:ones] for reading in readings.values())
+    result = {
+        "table": make_table(generated, real, overlaps, held_out),
+        "consistency": {name: stats.consistency(reading) for name, reading in readings.items()},
+        "frechet": stats.distances(one, other, others.reading),
+        "nearest": stats.memorisation(one, other, data),
+        "real clips": f"test digits of {test_digits.source}",
+        "clips": list_clips(generated),
+    }
+    return Evaluation(captions, generated.clips, real.clips, result)
+
+
+def make_table(
+    generated: Judged, real: Judged, overlaps: Float[np.ndarray, " b"], held_out: Sequence[tuple]
+) -> dict[str, Any]:
+    """Rows of `shares`, of generated clips and of real ones; None where there is no such clip.
+
+    Two more rows are of real clips only: those with two digits whose strokes overlap in at most
+    half of the frames, and those where they overlap in more.
+    """
+    expected = [parse_caption(text) for text in generated.captions]
+    two = np.array([len(digits) == 2 for digits in expected])
+    held = ~two & np.array([digits[0][:2] in held_out for digits in expected])
+    table = {}
+    for name, chosen in zip(ROWS, (~two & ~held, held, ~two, two)):
+        rights = {"generated": generated.right[chosen], "real": real.right[chosen]}
+        table[name] = {kind: shares(right, COLUMNS) for kind, right in rights.items()}
+    for name, chosen in zip(OVERLAP, (two & (overlaps <= 0.5), two & (overlaps > 0.5))):
+        table[name] = {"real": shares(real.right[chosen], COLUMNS)}
+    return table
+
+
+# ---- any model -------------------------------------------------------------------------------
+
+EVALUATIONS = {"moving_mnist": evaluate_digits, "shapes": evaluate_shapes}
+"""By the data set of a checkpoint; every other is a folder of clips, for `evaluate_folder`."""
+
+
+def evaluate(
+    pipeline: Pipeline, *, count: int = 200, seed: int = 0, free_prompts: bool = False,
+    no_time: bool = False, clip_score: str | None = None, out: Path | None = None, **choices: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """All numbers about clips of a model, as plain values for JSON.
+
+    Which numbers depends on the data set of the checkpoint. `out` is a folder where they are also
+    written, with a GIF of the failures. choices: steps, guidance and solver of the pipeline, where
+    None is the checkpoint's own. Raises TinygifError for what does not fit the checkpoint.
+    """
+    config = pipeline.config
+    check_request(pipeline, count, out, digits_for="free prompts" if free_prompts else None)
+    score = ClipScore(clip_score) if clip_score else None
+    sample = partial(sample_clips, pipeline, seed=seed, no_time=no_time, **choices)
+    measure = EVALUATIONS.get(config.data.dataset, evaluate_folder)
+    found = (evaluate_free_prompts if free_prompts else measure)(sample, config, count, seed)
+    settings = dict(choices, count=count, seed=seed, no_time=no_time, free_prompts=free_prompts)
+    result = {"checkpoint": str(pipeline.path), "settings": settings, **found.result}
+    if score is not None:
+        clips = {"generated": found.generated, "real": found.real}
+        cosines = {name: score(x, found.prompts) for name, x in clips.items()}
+        result["clip score"] = {name: float(x.mean()) for name, x in cosines.items()}
+    if out is not None:
+        write_whole(out / "metrics.json", json.dumps(result, indent=1).encode())
+        write_failures(out / "failures.gif", found, config.data.fps)
+    return result
+
+
+def sweep(
+    pipeline: Pipeline, name: SweepName, out: Path, *, count: int = 200, seed: int = 0,
+    no_time: bool = False, **choices: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """`shares` for each value of a setting, of the same one-digit prompts and the same noise.
+
+    Also written to the folder `out` as JSON and as a plot. A value of that setting in `choices` is
+    added to those of SWEEPS: `steps=1000`, say.
+    """
+    check_request(pipeline, count, out, digits_for="a sweep")
+    config, T = pipeline.config.data, pipeline.config.diffusion.diffusion_steps
+    captions, rows = make_captions(count, 1, config, seed), {}
+    for value in sorted({*SWEEPS[name], choices.get(name)} - {None}):
+        if name != "steps" or value <= T:
+            options = {**choices, name: value}
+            clips = sample_clips(pipeline, captions, seed=seed, no_time=no_time, **options)
+            rows[str(value)] = shares(judge(clips, captions, config).right, COLUMNS)
+    clips, _ = draw_clips(unseen_data(config), captions, seed)
+    rows["real"] = shares(judge(clips, captions, config).right, COLUMNS)
+    write_whole(out / f"sweep_{name}.json", json.dumps(rows, indent=1).encode())
+    draw_sweep(out / f"sweep_{name}.png", name, rows)
+    return rows
+
+
+def check_request(
+    pipeline: Pipeline, count: int, out: Path | None, digits_for: str | None = None
+) -> None:
+    """Refuse, before anything is sampled, what would end in an error. Makes the folder `out`.
+
+    digits_for: what only checkpoints of moving digits can do.
+    """
+    dataset = pipeline.config.data.dataset
+    if digits_for and dataset != "moving_mnist":
+        raise TinygifError(
+            f"expected a checkpoint of moving_mnist for {digits_for}, got one of {dataset}: leave "
+            "that option out"
+        )
+    if count < MIN_COUNT:
+        raise TinygifError(
+            f"expected a count of at least {MIN_COUNT}, for the statistics, got {count}"
+        )
+    if out is not None:
+        check_room(out, ROOM, "an evaluation")
+
+
+def sample_clips(
+    pipeline: Pipeline, prompts: Sequence[str], *, seed: int, no_time: bool = False, **choices: Any
+) -> UInt8[np.ndarray, "b f h w c"]:
+    """A clip for each prompt, in batches of one size, since each size is a compilation.
+
+    no_time: without the layers that mix frames.
+    """
+    from tqdm import tqdm
+
+    if no_time:
+        pipeline = copy.copy(pipeline)
+        pipeline.model = without_time(pipeline.model)
+    batches = -(-len(prompts) // BATCH)
+    size = -(-len(prompts) // batches)
+    steps, parts = choices.get("steps") or pipeline.config.sample.sample_steps, []
+    with tqdm(total=batches * steps, desc="sampling", disable=not sys.stderr.isatty()) as bar:
+
+        def with_bar(trajectory: Iterable, total: int) -> Iterator:
+            for step in trajectory:
+                yield step
+                bar.update()
+
+        for i in range(0, len(prompts), size):
+            batch = list(itertools.islice(itertools.cycle(prompts), i, i + size))
+            parts.append(pipeline(batch, seed=seed + i, progress=with_bar, **choices).array)
+    return np.concatenate(parts)[: len(prompts)]

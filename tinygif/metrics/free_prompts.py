@@ -1,0 +1,53 @@
+"""Prompts in words that training never used: does a pretrained tower know what they mean?
+
+Lesson 18.
+"""
+
+from tinygif.config import Config
+from tinygif.metrics.prompts import COLUMNS, draw_clips, judge, list_clips, unseen_data
+from tinygif.metrics.report import Evaluation, Sample
+from tinygif.metrics.stats import evenly, shares
+from tinygif.moving_mnist import NAMES
+
+SENTENCES = (
+    "{name} going to the {side}",
+    "the number {name} drifting {ward}",
+    "a handwritten {name} that travels {ward}",
+    "{digit}, heading {ward}",
+)
+WAYS = {
+    "left": ("left", "leftwards"),
+    "right": ("right", "to the right hand side"),
+    "up": ("top", "upwards"),
+    "down": ("bottom", "downwards"),
+}
+
+
+def free_prompts() -> tuple[list[str], list[str]]:
+    """Every sentence about every digit and way; and a caption of tinygif's that says the same."""
+    prompts, captions = [], []
+    for sentence in SENTENCES:
+        for way, (side, ward) in WAYS.items():
+            for digit, name in enumerate(NAMES):
+                prompts.append(sentence.format(digit=digit, name=name, side=side, ward=ward))
+                captions.append(f"a {digit} moving {way}")
+    return prompts, captions
+
+
+def evaluate_free_prompts(sample: Sample, config: Config, count: int, seed: int) -> Evaluation:
+    """Percent right for each sentence, over at most `count` of the prompts."""
+    chosen = evenly(len(free_prompts()[0]), count)
+    prompts, captions = ([texts[i] for i in chosen] for texts in free_prompts())
+    test_digits = unseen_data(config.data)
+    generated = judge(sample(prompts), captions, config.data)
+    real = judge(draw_clips(test_digits, captions, seed)[0], captions, config.data)
+    table, each = {}, len(WAYS) * len(NAMES)
+    for k, sentence in enumerate(SENTENCES):
+        table[sentence] = {"generated": shares(generated.right[chosen // each == k], COLUMNS)}
+    rights = {"generated": generated.right, "real": real.right}
+    result = {
+        "table": table | {"all": {name: shares(x, COLUMNS) for name, x in rights.items()}},
+        "real clips": f"test digits of {test_digits.source}",
+        "clips": [dict(row, prompt=text) for row, text in zip(list_clips(generated), prompts)],
+    }
+    return Evaluation(prompts, generated.clips, real.clips, result)

@@ -1,0 +1,164 @@
+"""Prompts for moving digits, real clips of them, and whether clips show them. Lesson 18."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from tinygif.config import DataConfig
+from tinygif.errors import TinygifError
+from tinygif.metrics.oracle import Reading, read_digits
+from tinygif.moving_mnist import (
+    BUNDLED,
+    DIGIT_COLORS,
+    DIRECTIONS,
+    NAMES,
+    SPEEDS,
+    MovingMNIST,
+    caption,
+)
+
+COLUMNS = ("digit", "direction", "speed", "all right")
+
+MovingDigit = tuple[int, str, str]
+"""Digit, direction, speed."""
+
+
+# ---- what is expected ------------------------------------------------------------------------
+
+
+def parse_caption(sentence: str) -> tuple[MovingDigit, ...]:
+    """What a caption of `moving_mnist` says of each of its digits."""
+    digits = []
+    for part in sentence.lower().split(" and "):
+        words = part.split()
+        named = [i for i, name in enumerate(NAMES) if {str(i), name} & set(words)]
+        direction = " ".join(word for word in words if word in DIRECTIONS)
+        direction = "still" if "not" in words else direction
+        if len(named) != 1 or direction not in DIRECTIONS:
+            raise TinygifError(
+                f"expected one digit and one direction in {part!r}, as in 'a 7 moving up left "
+                f"slowly', got digits {named} and direction {direction!r}"
+            )
+        speed = "quickly" if "fast" in words else "".join(w for w in words if w in SPEEDS)
+        digits.append((named[0], direction, speed))
+    return tuple(digits)
+
+
+def make_captions(
+    count: int, digits: int, data: DataConfig, seed: int = 0, avoid: tuple = ()
+) -> list[str]:
+    """Captions of one digit, which go through all pairs of digit and direction; or of two digits.
+
+    Two digits and their directions are drawn at random, without the pairs in `avoid`. Speeds take
+    turns, and in colour clips so do colours.
+    """
+    rng, directions, speeds = np.random.default_rng([seed, 3]), list(DIRECTIONS), list(SPEEDS)
+    pairs = [(d, name) for d in range(10) for name in directions if (d, name) not in avoid]
+    sentences = []
+    for i in range(count):
+        chosen = [(i % 10, directions[i % 9])]
+        if digits == 2:
+            chosen = [pairs[j] for j in rng.integers(len(pairs), size=2)]
+        parts = []
+        for k, (digit, direction) in enumerate(chosen):
+            speed = "" if direction == "still" else speeds[(i // 9 + i + k) % 3]
+            color = DIGIT_COLORS[(i + k) % len(DIGIT_COLORS)] if data.channels == 3 else ""
+            parts.append(caption(rng, digit, direction, speed, color))
+        sentences.append(" and ".join(parts))
+    return sentences
+
+
+def draw_clips(
+    data: MovingMNIST, captions: Sequence[str], seed: int = 0
+) -> tuple[UInt8[np.ndarray, "b f h w c"], Float[np.ndarray, " b"]]:
+    """Real clips for captions, and the share of frames in which strokes of two digits overlap."""
+    config, rng = data.config, np.random.default_rng([seed, 4])
+    clips, overlaps = [], []
+    for sentence in captions:
+        layers = []
+        for part, moving in zip(sentence.split(" and "), parse_caption(sentence)):
+            digit, direction, speed = moving
+            layer = np.zeros((config.frames, config.size, config.size, config.channels), np.uint8)
+            i = int(rng.choice(np.flatnonzero(data.labels == digit)))
+            color = next((word for word in part.split() if word in DIGIT_COLORS), "white")
+            data.draw(layer, rng, i, direction, speed, color)
+            layers.append(layer)
+        ink = np.stack(layers).max(-1) > 80
+        clips.append(np.max(layers, 0))
+        overlaps.append((ink.sum(0) > 1).any((1, 2)).mean())
+    return np.stack(clips), np.array(overlaps)
+
+
+def unseen_data(config: DataConfig) -> MovingMNIST:
+    """Test digits for the clips of a checkpoint.
+
+    Its `mnist_dir` may be a folder of another machine: then it is ignored.
+    """
+    folder = config.mnist_dir
+    if folder not in (None, BUNDLED) and not Path(folder).is_dir():
+        config = replace(config, mnist_dir=None)
+    return MovingMNIST(config, test=True)
+
+
+# ---- what is observed ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Clips, their captions, the oracle's reading, and which of COLUMNS are right."""
+
+    clips: UInt8[np.ndarray, "b f h w c"]
+    captions: tuple[str, ...]
+    reading: Reading
+    right: Bool[np.ndarray, "b 4"]
+
+
+def judge(
+    clips: UInt8[np.ndarray, "b f h w c"], captions: Sequence[str], data: DataConfig
+) -> Judged:
+    """Read clips and compare them with their captions."""
+    reading = read_digits(clips, side=data.digit_size, digits=data.digits)
+    pairs = ((parse_caption(text), observed_digits(reading, i)) for i, text in enumerate(captions))
+    right = np.array([compare(*pair) for pair in pairs], bool).reshape(-1, len(COLUMNS))
+    return Judged(clips, tuple(captions), reading, right)
+
+
+def observed_digits(reading: Reading, i: int) -> tuple[MovingDigit, ...]:
+    """The digits found in clip i."""
+    rows = zip(reading.digits[i], reading.directions[i], reading.speeds[i])
+    return tuple((int(d), str(way), str(speed)) for d, way, speed in rows if d >= 0)
+
+
+def compare(expected: Sequence[MovingDigit], observed: Sequence[MovingDigit]) -> tuple[bool, ...]:
+    """Which of COLUMNS are right for every expected digit, in the pairing that agrees best.
+
+    "All right" also means that no further digit was observed.
+    """
+    candidates = [*observed, *[(-1, "none", "none")] * len(expected)]
+    agreements = [
+        [[a == b for a, b in zip(*pair)] for pair in zip(expected, chosen)]
+        for chosen in itertools.permutations(candidates, len(expected))
+    ]
+    best = max(agreements, key=lambda rows: (sum(map(sum, rows)), [row[0] for row in rows]))
+    right = [all(column) for column in zip(*best)]
+    return (*right, all(right) and len(observed) == len(expected))
+
+
+def list_clips(judged: Judged) -> list[dict[str, Any]]:
+    """For each clip its prompt, what was expected and observed, and whether it is all right."""
+    rows = []
+    for i, text in enumerate(judged.captions):
+        expected, seen = describe(parse_caption(text)), describe(observed_digits(judged.reading, i))
+        right = bool(judged.right[i, -1])
+        rows.append(dict(prompt=text, expected=expected, observed=seen, right=right))
+    return rows
+
+
+def describe(digits: Sequence[MovingDigit]) -> str:
+    """Expected or observed digits in a few words; "-" for none."""
+    return " and ".join(" ".join([str(d), way, speed]).strip() for d, way, speed in digits) or "-"

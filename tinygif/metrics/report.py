@@ -1,0 +1,106 @@
+"""What an evaluation found, and how people see it: text, a GIF of failures, a plot. Lesson 18."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from tinygif import gif
+from tinygif.files import whole_file
+
+Sample = Callable[[Sequence[str]], UInt8[np.ndarray, "b f h w c"]]
+"""A generator: from prompts to a clip for each."""
+
+
+class Evaluation(NamedTuple):
+    """Prompts, generated clips, real clips of the same captions, and what was found.
+
+    `result` holds plain values for JSON. `format_report` and `write_failures` show those of its
+    parts that are there.
+    """
+
+    prompts: Sequence[str]
+    generated: UInt8[np.ndarray, "b f h w c"]
+    real: UInt8[np.ndarray, "b f h w c"]
+    result: dict[str, Any]
+
+
+def format_report(result: dict[str, Any]) -> str:
+    """The result of `evaluate` for people."""
+    lines = format_table(result["table"]) if "table" in result else []
+    if same := result.get("consistency"):
+        lines += [f"frames that show their clip's digit: {same['generated']:.1f}%, real "
+                  f"{same['real']:.1f}%"]  # fmt: skip
+    if far := result.get("frechet"):
+        lines += [
+            f"Frechet distance to {far['n']} real clips (the oracle's features and tracks, no "
+            f"FVD): {far['generated']:.2f}, of as many other real clips {far['real']:.2f}"
+        ]
+    if near := result.get("nearest"):
+        ours, theirs, ratio = near["generated"], near["real"], near["ratio"]
+        lines += [
+            f"nearest of {near['training digits']} training digits, RMS: median "
+            f"{ours['median']:.3f}, 1% {ours['1%']:.3f}; real {theirs['median']:.3f}, "
+            f"{theirs['1%']:.3f}; ratio {ratio['median']:.2f}, {ratio['1%']:.2f}"
+        ]
+    lines += [f"{name}: {value:.1f}" for name, value in result.get("training clips", {}).items()]
+    if cosines := result.get("clip score"):
+        lines += [f"CLIP score, mean cosine of frames and prompt: {cosines['generated']:.4f}, real "
+                  f"{cosines['real']:.4f}"]  # fmt: skip
+    return "\n".join([*lines, f"real clips: {result['real clips']}"])
+
+
+def format_table(table: dict[str, dict[str, Any]]) -> list[str]:
+    """Lines of a table {row: {"generated": shares, "real": shares}}, under a head."""
+    filled = next(row for rows in table.values() for row in rows.values() if row)
+    columns = [name for name in filled if name != "n"]
+    lines = [f"{'percent right [95%]':34}n  " + "   ".join(f"{name:>20}" for name in columns)]
+    for name, rows in table.items():
+        if "generated" in rows:
+            lines.append(format_row(name, rows["generated"]))
+        if rows.get("real"):
+            label = "real clips" if "generated" in rows else name
+            lines.append(format_row(f"   {label}", rows["real"]))
+    return [*lines, ""]
+
+
+def format_row(name: str, row: dict[str, Any] | None) -> str:
+    """One line of `shares`."""
+    if row is None:
+        return f"{name:30} does not apply"
+    cells = [cell for column, cell in row.items() if column != "n"]
+    texts = (f"{c['percent']:5.1f} [{c['low']:5.1f}, {c['high']:5.1f}]" for c in cells)
+    return f"{name:30}{row['n']:5}  " + "   ".join(texts)
+
+
+def write_failures(path: Path, evaluation: Evaluation, fps: int, most: int = 36) -> None:
+    """A GIF of clips that are not all right, each with what was expected and observed."""
+    rows = evaluation.result.get("clips", [])
+    wrong = [i for i, row in enumerate(rows) if not row["right"]][:most]
+    path.unlink(missing_ok=True)
+    if wrong:
+        texts = [f"{rows[i]['expected']} / {rows[i]['observed']}" for i in wrong]
+        clips = evaluation.generated[wrong]
+        scale = max(1, 96 // clips.shape[2])
+        gif.write_gif(path, gif.grid(clips, captions=texts, scale=scale), fps)
+
+
+def draw_sweep(path: Path, name: str, rows: dict[str, Any]) -> None:
+    """Percent right over the values of a setting, with intervals; real clips are the last."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axis, positions = figure.subplots(), np.arange(len(rows))
+    columns = [column for column in rows["real"] if column != "n"]
+    for k, column in enumerate(columns):
+        cells = [row[column] for row in rows.values()]
+        middle, *ends = np.array([[c[key] for c in cells] for key in ("percent", "low", "high")])
+        bars = np.abs(ends - middle)
+        axis.errorbar(positions + 0.05 * k, middle, bars, label=column, marker="o", capsize=2)
+    axis.set(xticks=positions, xticklabels=list(rows), xlabel=name, ylabel="percent right")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=120, format="png")

@@ -1,0 +1,127 @@
+"""Numbers that can be checked by hand: shares with their intervals, and distances. Lesson 18."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from tinygif.config import DataConfig
+from tinygif.metrics.oracle import Reading, views_of
+from tinygif.moving_mnist import MovingMNIST
+
+# ---- of any clips ----------------------------------------------------------------------------
+
+
+def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95% interval of a share, for `right` of n (Wilson 1927, JASA 22, p. 209)."""
+    p, q = right / n, z**2 / n
+    half = (p * (1 - p) * q + q**2 / 4) ** 0.5
+    return max(0.0, (p + q / 2 - half) / (1 + q)), min(1.0, (p + q / 2 + half) / (1 + q))
+
+
+def shares(right: Bool[np.ndarray, "b k"], columns: Sequence[str]) -> dict[str, Any] | None:
+    """The number of clips, and for each column its percent right with the interval.
+
+    None if there is no clip.
+    """
+    if len(right) == 0:
+        return None
+    row: dict[str, Any] = {"n": len(right)}
+    for name, column in zip(columns, right.T, strict=True):
+        low, high = wilson(int(column.sum()), len(right))
+        row[name] = dict(percent=100 * float(column.mean()), low=100 * low, high=100 * high)
+    return row
+
+
+def frechet(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
+    """Squared Frechet distance of the Gaussians through two sets (Dowson and Landau 1982, eq. 4).
+
+    |mean difference|^2 + tr(A + B - 2 (A B)^(1/2)), of covariances A and B.
+    """
+    first, second = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
+    values, vectors = np.linalg.eigh(first)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(0)).sum()
+    apart = ((a.mean(0) - b.mean(0)) ** 2).sum()
+    return max(0.0, float(apart + np.trace(first) + np.trace(second) - 2 * cross))
+
+
+def rms_distances(
+    a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]
+) -> Float[np.ndarray, "n m"]:
+    """Root mean square difference of every row of a to every row of b."""
+    squares = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)
+    return np.sqrt(squares.clip(0) / a.shape[1])
+
+
+def evenly(n: int, count: int) -> Int[np.ndarray, " k"]:
+    """Indices of at most `count` of n things, evenly spread."""
+    return np.linspace(0, n - 1, min(count, n)).astype(int)
+
+
+# ---- of clips of digits ----------------------------------------------------------------------
+
+
+def consistency(reading: Reading) -> float:
+    """Percent of frames that, read alone, show the digit of their clip."""
+    same = reading.frame_digits == reading.digits[..., None]
+    found = reading.digits >= 0
+    return 100 * float(same[found].mean()) if found.any() else 0.0
+
+
+def traits(reading: Reading) -> Float[np.ndarray, "b d"]:
+    """A vector for each clip of one digit: the net's features, start, two moves, and wobble."""
+    track, half = reading.centres[:, 0], reading.centres.shape[2] // 2
+    bends = np.diff(track, 2, axis=1)
+    wobble = np.sqrt((bends**2).sum((1, 2)) / max(1, bends.shape[1]))
+    moves = [track[:, 0], track[:, half] - track[:, 0], track[:, -1] - track[:, half]]
+    return np.concatenate([reading.features[:, 0], *moves, wobble[:, None]], 1)
+
+
+def distances(generated: Reading, real: Reading, others: Reading) -> dict[str, float]:
+    """Frechet distances to real clips: of generated clips, and of as many other real clips.
+
+    Between samples of the same distribution the distance is not 0 but falls with their size: the
+    second number says how large it is at this size. Traits are measured in standard deviations of
+    the real clips. They do not come from I3D, so the numbers cannot be compared with any published
+    FVD. They ignore captions, and clips played backwards are no further away.
+    """
+    reference = traits(real)
+    scale = np.maximum(reference.std(0), 0.01)
+    readings = {"generated": generated, "real": others}
+    found = {name: frechet(traits(x) / scale, reference / scale) for name, x in readings.items()}
+    return dict(found, n=len(reference))
+
+
+def memorisation(generated: Reading, real: Reading, config: DataConfig) -> dict[str, Any]:
+    """How near the digits of clips come to a training digit: median and first percentile.
+
+    Test digits in real clips are the measure: copies come nearer, so a ratio of 1 or more says that
+    none are copied.
+    """
+    training_digits = MovingMNIST(config).images
+    cutouts = [reading.cutouts[:, 0] for reading in (generated, real)]
+    nearest = nearest_digit(np.concatenate(cutouts), training_digits)
+    result: dict[str, Any] = {"training digits": len(training_digits)}
+    for name, x in zip(("generated", "real"), np.split(nearest, [len(cutouts[0])])):
+        result[name] = {"median": float(np.median(x)), "1%": float(np.percentile(x, 1))}
+    ours, theirs = result["generated"], result["real"]
+    return dict(result, ratio={name: ours[name] / max(theirs[name], 1e-6) for name in ours})
+
+
+def nearest_digit(
+    cutouts: Float[np.ndarray, "b v v"], digits: UInt8[np.ndarray, "n s s"], piece: int = 6000
+) -> Float[np.ndarray, " b"]:
+    """Root mean square distance of each cutout to the nearest of n digits, 0 to 1.
+
+    The cutout may be moved by one pixel. `piece` digits are compared at once.
+    """
+    side = cutouts.shape[-1] - 2
+    shifted = [cutouts[:, y : y + side, x : x + side] for y in range(3) for x in range(3)]
+    a = np.concatenate(shifted).reshape(9 * len(cutouts), -1)
+    best = np.full(len(a), np.inf, np.float32)
+    for i in range(0, len(digits), piece):
+        b = views_of(digits[i : i + piece])[:, 1:-1, 1:-1].reshape(-1, side**2)
+        best = np.minimum(best, rms_distances(a, b).min(1))
+    return best.reshape(9, -1).min(0)

@@ -1,0 +1,256 @@
+"""Prompts through a frozen tower, each once: what it says of them is kept in the cache folder.
+
+The training step never runs the tower. Its batches carry the tower's states instead of word ids.
+A prompt takes one row of floats for each of its tokens, so short prompts take little room.
+Lesson 10.
+"""
+
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from tinygif.config import TextConfig
+from tinygif.errors import TinygifError
+from tinygif.files import cache_dir, write_whole
+from tinygif.hub import find_model
+from tinygif.text import Text
+from tinygif.towers.pretrained import POOLS, Bert, ClipText, load_tower, read_config, text_sizes
+
+BATCH = 16
+"""Prompts that are encoded at once."""
+PAD_MULTIPLE = 8
+"""Prompts are padded to a multiple of this many tokens: few lengths, so few compiled programs."""
+MAX_CACHE_BYTES = 4 * 2**30
+"""Bytes on disk for the cache of one tower. When it is full, other prompts are encoded whenever
+they are asked for."""
+MAX_KNOWN_PROMPTS = 10**6
+"""Prompts whose token ids are kept in memory."""
+MIN_VOCABULARY = 256
+"""No real tokenizer has fewer tokens. Without its files, transformers makes up one of 2 to 5."""
+
+Ids = tuple[int, ...]
+"""The token ids of a prompt, with the marks of start and end: the key to its row in the cache."""
+Row = Float[np.ndarray, " _"]
+"""The states of a prompt's tokens, one after another, then its pooled vector."""
+
+
+def resolve_tower(config: TextConfig) -> TextConfig:
+    """The config with the name, revision, pooling and widths of its tower filled in.
+
+    Raises TinygifError if the tower is not there, is of an unknown kind, or has no such pooling.
+    """
+    if config.text == "words":
+        return config
+    folder, name, revision = find_model(config.text, config.text_revision)
+    model_config = read_config(folder)
+    sizes, pools = text_sizes(model_config, folder), POOLS[model_config["model_type"]]
+    pool = config.text_pool or pools[0]
+    if pool not in pools:
+        raise TinygifError(f"expected a text_pool of {' or '.join(pools)} for {name}, got {pool!r}")
+    load_tokenizer(folder, sizes["vocab_size"])
+    d = sizes["hidden_size"]
+    widths = (d, sizes["projection_dim"] if pool == "last" else d)
+    return dataclasses.replace(
+        config, text=name, text_revision=revision, text_pool=pool, text_dims=widths
+    )
+
+
+class Embeddings:
+    """Encodes prompts with a tower, through the cache. `config` comes from `resolve_tower`."""
+
+    def __init__(self, config: TextConfig):
+        self.folder, self.name, revision = find_model(config.text, config.text_revision)
+        sizes = text_sizes(read_config(self.folder), self.folder)
+        self.config, self.max_positions = config, sizes["max_position_embeddings"]
+        self.tokenizer = load_tokenizer(self.folder, sizes["vocab_size"])
+        self.tokenizer.enable_truncation(min(config.max_tokens, self.max_positions))
+        name = f"{Path(self.name).name}-{revision[:16]}-{config.text_pool}"
+        self.store = Store(cache_dir() / "text" / name)
+        self.known_ids: dict[str, Ids] = {}
+
+    @cached_property
+    def tower(self) -> ClipText | Bert:
+        """Loaded when a prompt comes that is not in the cache."""
+        return load_tower(self.folder)
+
+    def batch(self, prompts: Sequence[str | None]) -> Text:
+        """Prompts as arrays, padded to `max_tokens`; None, the null prompt, has no token at all.
+
+        Raises TinygifError for a prompt without words. A prompt that is too long is cut, and what
+        was cut is printed.
+        """
+        keys = self.token_ids(prompts)
+        rows = {key: self.store[key] for key in keys if key in self.store}
+        for new_keys, new_rows in self.encode_missing(keys):
+            self.store.add(new_keys, new_rows)
+            rows.update(zip(new_keys, new_rows))
+        (d, d_pooled), shape = self.config.text_dims, (len(prompts), self.config.max_tokens)
+        states, pooled = np.zeros((*shape, d), "f4"), np.zeros((len(prompts), d_pooled), "f4")
+        mask = np.zeros(shape, bool)
+        for i, key in enumerate(keys):
+            if key:
+                n, row = len(key), rows[key]
+                states[i, :n], pooled[i], mask[i, :n] = row[: n * d].reshape(n, d), row[n * d :], 1
+        return Text(states, pooled, mask)
+
+    def learn(self, captions: Iterable[str]) -> None:
+        """Put captions into the cache, as far as there is room. A kill loses one batch."""
+        for keys, rows in self.encode_missing(self.token_ids(captions)):
+            if not self.store.add(keys, rows):
+                return
+
+    def encode_missing(self, keys: Iterable[Ids]) -> Iterator[tuple[list[Ids], list[Row]]]:
+        """Encode the prompts that are not in the cache; gives keys and rows a batch at a time."""
+        from tqdm import tqdm
+
+        groups: dict[int, list[Ids]] = {}
+        for key in dict.fromkeys(keys):
+            if key and key not in self.store:
+                length = min(-(-len(key) // PAD_MULTIPLE) * PAD_MULTIPLE, self.max_positions)
+                groups.setdefault(length, []).append(key)
+        total = sum(map(len, groups.values()))
+        with tqdm(total=total, desc=f"{Path(self.name).name} reads captions", unit="caption",
+                  disable=total <= 4 * BATCH) as bar:  # fmt: skip
+            for length, group in groups.items():
+                for i in range(0, len(group), BATCH):
+                    batch = group[i : i + BATCH]
+                    yield batch, encode_prompts(self.tower, self.config.text_pool, batch, length)
+                    bar.update(len(batch))
+
+    def token_ids(self, prompts: Iterable[str | None]) -> list[Ids]:
+        """The token ids of prompts, none for the null prompt. Prints what had to be cut."""
+        cuts, keys = [], []
+        if len(self.known_ids) > MAX_KNOWN_PROMPTS:
+            self.known_ids.clear()
+        for prompt in prompts:
+            if prompt is not None and prompt not in self.known_ids:
+                if not prompt.strip():
+                    raise TinygifError(f"the prompt {prompt!r} has no words; write a sentence")
+                encoding = self.tokenizer.encode(prompt)
+                if encoding.overflowing:
+                    end = max(stop for _, stop in encoding.offsets)
+                    cuts.append(f"{prompt[:end]!r}, without {prompt[end:]!r}")
+                self.known_ids[prompt] = tuple(encoding.ids)
+            keys.append(() if prompt is None else self.known_ids[prompt])
+        if cuts:
+            limit = self.tokenizer.truncation["max_length"]
+            print(f"{len(cuts)} prompt(s) were cut to {limit} tokens (--max-tokens of train.py may "
+                  f"raise that): {'; '.join(cuts[:3])}", file=sys.stderr)  # fmt: skip
+        return keys
+
+
+def load_tokenizer(folder: Path, vocabulary: int):
+    """The tokenizer of a folder, for a tower that knows so many tokens."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # it raises nothing more exact
+        raise TinygifError(f"expected a tokenizer in {path}, got: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    size, marks = tokenizer.get_vocab_size(), tokenizer.encode("a").special_tokens_mask
+    if not MIN_VOCABULARY <= size <= vocabulary:
+        raise TinygifError(
+            f"expected {MIN_VOCABULARY} to {vocabulary} tokens in {path}, got {size}: it is not "
+            "the tokenizer of this model"
+        )
+    if not marks or not marks[-1]:
+        raise TinygifError(
+            f"expected the tokenizer of {path} to mark the end of a prompt, it doesn't"
+        )
+    return tokenizer
+
+
+def encode_prompts(
+    tower: ClipText | Bert, pool: str, keys: Sequence[Ids], length: int
+) -> list[Row]:
+    """The rows of at most BATCH prompts, of at most `length` tokens each.
+
+    The tower always runs on BATCH sequences of `length` tokens, some of them empty. So one compiled
+    program serves every batch, and a prompt's row does not depend on the others, to the bit.
+    """
+    ids, mask = np.zeros((BATCH, length), np.int32), np.zeros((BATCH, length), bool)
+    for i, key in enumerate(keys):
+        ids[i, : len(key)], mask[i, : len(key)] = key, True
+    text = jax.tree.map(np.asarray, run_tower(tower, pool, ids, mask))
+    return [np.concatenate([text.states[i, : len(key)].ravel(), text.pooled[i]])
+            for i, key in enumerate(keys)]  # fmt: skip
+
+
+@eqx.filter_jit
+def run_tower(
+    tower: ClipText | Bert, pool: str, ids: Int[Array | np.ndarray, "b n"],
+    mask: Bool[Array | np.ndarray, "b n"],
+) -> Text:  # fmt: skip
+    """A batch through a tower, in full precision on every kind of device."""
+    with jax.default_matmul_precision("highest"):
+        return jax.vmap(lambda *prompt: tower(*prompt, pool))(ids, mask)
+
+
+class Store:
+    """Rows of floats by the token ids of their prompts, in a folder of safetensors files.
+
+    Each `add` writes one new file, whole or not at all, so a kill damages none. Several processes
+    may add at once. A store knows what was in the folder when it was made, and what it added since.
+    Files are memory-mapped: rows stay on disk until they are used.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.files = folder, {}
+        for path in folder.glob("*.safetensors"):
+            self.open_file(path)
+
+    def open_file(self, path: Path) -> None:
+        """Make the rows of a file known. A damaged file is ignored: its prompts count as new."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            file = safe_open(path, "numpy")
+        except (OSError, SafetensorError):
+            return
+        self.files |= dict.fromkeys(file.keys(), file)
+
+    def __contains__(self, key: Ids) -> bool:
+        return row_name(key) in self.files
+
+    def __getitem__(self, key: Ids) -> Row:
+        return self.files[row_name(key)].get_tensor(row_name(key))
+
+    def add(self, keys: Sequence[Ids], rows: Sequence[Row]) -> bool:
+        """Write rows to the folder. Gives False, and writes nothing, if there is no room for them.
+
+        Raises TinygifError if the folder cannot be written to.
+        """
+        from safetensors.numpy import save
+
+        data = save({row_name(key): row for key, row in zip(keys, rows)})
+        used = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        if used + len(data) > MAX_CACHE_BYTES:
+            return False
+        name = hashlib.sha256(repr(keys).encode()).hexdigest()[:32]
+        path = self.folder / f"{name}.safetensors"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, data)
+        except (OSError, TinygifError) as error:
+            raise TinygifError(
+                f"could not write to the cache of captions ({error}): free some space, or set "
+                "TINYGIF_CACHE to a folder with some"
+            ) from error
+        self.open_file(path)
+        return True
+
+
+def row_name(key: Ids) -> str:
+    """The name of a prompt's row in its file."""
+    return " ".join(map(str, key))
