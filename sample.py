@@ -20,7 +20,7 @@ import tinygif
 from tinygif import gif
 from tinygif.errors import TinygifError, run_command
 from tinygif.guidance import GUIDANCE_HELP
-from tinygif.pipeline import keep_compiled
+from tinygif.pipeline import GeneratedClips, keep_compiled
 from tinygif.sampler import SolverName
 from tinygif.text import split
 
@@ -101,10 +101,7 @@ def main(options: Options) -> None:
         for x, _ in progress_bar(trajectory, steps):
             pass
         clips = decode(x)
-    scale = options.scale or max(1, 128 // clips.shape[2])
-    single = len(clips) == 1
-    picture = gif.enlarge(clips[0], scale) if single else gif.grid(clips, None, prompts, scale)
-    gif.write(out, picture, fps)
+    gif.write(out, GeneratedClips(clips, prompts, fps).picture(options.scale), fps)
     print(f"wrote {out} in {time.time() - began:.1f} s, seed {seed}")
 
 

@@ -18,6 +18,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ from tinygif.config import MODELS, PRESETS, Config, named_keys
 from tinygif.data import Dataset, Slice, prefetch, read_batch, slice_at
 from tinygif.datasets import defaults, open_dataset
 from tinygif.errors import TinygifError, run_command
-from tinygif.gif import grid, write_gif
+from tinygif.gif import write_gif
 from tinygif.log import Log
 from tinygif.pipeline import Pipeline, find_checkpoint, prompt_reader
 from tinygif.towers import resolve_tower
@@ -155,17 +156,14 @@ def train(
         reader.learn(dataset.captions)  # at once, so that no step waits for the tower
     step, evaluate = training.make_step(config, mesh), eqx.filter_jit(training.held_out_loss)
 
-    def make_batch(number: int) -> tuple[np.ndarray, object]:
-        short = options.short_frames, options.short_share
-        where = slice_at(number, options.batch_size, data.frames, *short)
-        clips, captions = read_batch(dataset, seed, where)
+    def examples(of: Dataset, where: Slice) -> tuple[np.ndarray, object]:
+        clips, captions = read_batch(of, seed, where)
         return clips, reader.batch(captions)
 
     def held_out_loss() -> float | None:
         if held_out is None or done % HELD_OUT_EVERY:
             return None
-        clips, captions = read_batch(held_out, seed, Slice(0, HELD_OUT_CLIPS, data.frames))
-        batch = clips, reader.batch(captions)
+        batch = examples(held_out, Slice(0, HELD_OUT_CLIPS, data.frames))
         return float(evaluate(state.ema, schedule, config.diffusion, *batch, held_out_key))
 
     def finish_step() -> None:  # waits until the step is over; NaN ends the run here
@@ -183,12 +181,13 @@ def train(
     def write_samples() -> None:  # the same prompts and noise every time
         pipeline = Pipeline(state.ema, config, about.words)
         clips = pipeline(dataset.prompts, steps=min(25, config.diffusion.diffusion_steps))
-        picture = grid(clips.array, captions=clips.captions, scale=max(1, 96 // data.size))
-        write_gif(folder / "samples" / f"{done:06d}.gif", picture, data.fps)
+        write_gif(folder / "samples" / f"{done:06d}.gif", clips.picture(), data.fps)
 
+    mix = options.batch_size, data.frames, options.short_frames, options.short_share
+    slices = (slice_at(number, *mix) for number in itertools.count(about.step))
     programs, pending, done = {}, None, about.step
     log = Log(folder, done, float(state.seconds), float(state.tflop))
-    batches = prefetch(make_batch, itertools.count(done))
+    batches = prefetch(partial(examples, dataset), slices)
     progress = progress_of(config, done, log.seconds)
     with tqdm(total=1.0, initial=min(progress, 1.0), bar_format=BAR) as bar:
         while progress < 1:

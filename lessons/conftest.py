@@ -15,9 +15,9 @@ import textwrap
 import traceback
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = (  # lesson 17 wants 8 devices; JAX reads it when it first looks for some
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+FLAG = "--xla_force_host_platform_device_count=8"  # lesson 17 wants 8 devices
+if FLAG not in os.environ.get("XLA_FLAGS", ""):  # JAX reads it when it first looks for devices
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -71,6 +71,9 @@ def run_lesson(path: Path) -> dict:
 class Lesson(pytest.Item):
     def runtest(self) -> None:
         run_lesson(self.path)
+
+    def teardown(self) -> None:  # the programs that it compiled need not stay in memory
+        jax.clear_caches()
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo) -> str:
         frames = traceback.extract_tb(excinfo.tb)

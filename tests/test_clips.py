@@ -27,9 +27,11 @@ from tinygif.clips import (
     read_clip,
     read_report,
     read_rows,
+    show_clips,
     statistics,
 )
 from tinygif.clips.__main__ import Prepare, Show, main
+from tinygif.clips.prepare import map_clips
 from tinygif.errors import TinygifError
 from tinygif.gif import read_gif, write_gif
 
@@ -148,6 +150,14 @@ def test_settings_that_make_nothing_are_refused(wrong):
         Settings(**wrong)
 
 
+def test_counts_below_one_are_refused(whole, tmp_path):
+    for wrong in ({"limit": 0}, {"workers": -1}):
+        with pytest.raises(TinygifError, match="of at least 1, got"):
+            prepare_clips(tmp_path, tmp_path / "set", SMALL, **wrong)
+    with pytest.raises(TinygifError, match="expected count of at least 1, got 0"):
+        show_clips(whole, tmp_path / "a.gif", 0)
+
+
 # ---- all files -------------------------------------------------------------------------------
 
 
@@ -199,7 +209,9 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(
     assert not list((tmp_path / "set").rglob("*.part"))
     monkeypatch.setattr(files.os, "replace", replace)
     seen = []
-    monkeypatch.setattr(prepare, "read_clip", lambda path, s: seen.append(path) or read_clip(path, s))
+    monkeypatch.setattr(
+        prepare, "read_clip", lambda path, s: seen.append(path) or read_clip(path, s)
+    )
     prepare_clips(source, tmp_path / "set", SMALL, workers=1)
     assert len(seen) <= max(0, 15 - 4 * (when + after))  # what was done is not done again
     assert same(tmp_path / "set", whole)
@@ -322,9 +334,17 @@ def test_a_broken_video_is_skipped(tmp_path):
 
 
 def test_a_broken_folder_is_named(tmp_path, whole):
+    shutil.copy(whole / "report.json", tmp_path)
+    says = "expected a folder that .*prepare` made, got"
+    for read in (read_rows, map_clips, statistics):
+        with pytest.raises(TinygifError, match=says):
+            read(tmp_path)
+    (tmp_path / "clips.npy").write_bytes((whole / "clips.npy").read_bytes()[:-1])
+    with pytest.raises(TinygifError, match=says):
+        map_clips(tmp_path)
     for text in ("", "{}", '{"settings": {"colour": 1}, "key": ""}'):
         (tmp_path / "report.json").write_text(text)
-        with pytest.raises(TinygifError, match="expected a folder that .*prepare` made, got"):
+        with pytest.raises(TinygifError, match=says):
             read_report(tmp_path)
 
 
@@ -338,7 +358,8 @@ def test_odd_files_of_other_projects_become_clips_or_reasons(real_data, tmp_path
     report = read_report(prepare_clips(folder, tmp_path / "set", SMALL, workers=1))
     assert report["kept"] + report["skipped"] == len(list(folder.iterdir()))
     assert report["skipped"] == 12
-    assert {why.partition(":")[0] for why in report["skips"].values()} == {"broken", "no frames"}
+    reasons = {why.partition(":")[0] for why in report["skips"].values()}
+    assert reasons <= {"broken", "no frames", "too large"}
     assert not re.search("0x[0-9a-f]{6}|tmp", str(report["skips"]))  # no address, no path
 
 
@@ -347,8 +368,10 @@ def test_odd_files_of_other_projects_become_clips_or_reasons(real_data, tmp_path
 
 def test_statistics_count(whole):
     said = statistics(whole)
-    for part in ("10 clips, 5 skipped {'too large': 2", "3 frames of 100 ms", "2 words in a caption",
-                 "20 captions of 13 different words", "0 clips without a caption, 1 that do not move"):  # fmt: skip
+    for part in (
+        "10 clips, 5 skipped {'too large': 2", "3 frames of 100 ms", "2 words in a caption",
+        "20 captions of 13 different words", "0 clips without a caption, 1 that do not move",
+    ):  # fmt: skip
         assert part in said
 
 

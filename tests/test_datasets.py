@@ -1,26 +1,30 @@
-"""datasets.py: which data set a config names, and what of captions is trained on. Lesson 14."""
+"""datasets.py and clips/dataset.py: the data set that a config names, its clips and captions.
+
+Lesson 14.
+"""
 
 import shutil
 from collections import Counter
 from dataclasses import replace
 
-import nearest_clip
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny import CONFIG
 
 from tinygif import datasets
-from tinygif.clips import Settings, prepare
+from tinygif.clips import ClipFolder, Settings, prepare_clips
+from tinygif.clips.dataset import is_held_out, mirrored
 from tinygif.config import Config, DataConfig
-from tinygif.data import Dataset, batch
-from tinygif.datasets import Clips, defaults, mirrored, open_dataset
+from tinygif.data import Dataset, index_at
+from tinygif.datasets import DATASETS, check_fields, defaults, open_dataset
+from tinygif.errors import TinygifError
 from tinygif.gif import write_gif
+from tinygif.metrics.nearest_clip import compare_clips
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.shapes import Shapes
-from tinygif.sources import SourceError
-from tinygif.text import PromptError, Tokenizer
+from tinygif.text import Tokenizer
 
 TEXTS = {
     "a": ["A cat moving left", "the cat, jumps", "Left!"],
@@ -47,12 +51,28 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(source, tmp_path_factory):
-    return prepare(source, tmp_path_factory.mktemp("made") / "pets", Settings(8, 4), workers=1)
+    return prepare_clips(
+        source, tmp_path_factory.mktemp("made") / "pets", Settings(8, 4), workers=1
+    )
 
 
 @pytest.fixture(scope="module")
 def pets(folder):
-    return Clips(folder, DATA, 16)
+    return ClipFolder(folder, DATA, 16)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """45 clips, each of a gray level of its own that rises in time, with two captions."""
+    source = tmp_path_factory.mktemp("source") / "large"
+    source.mkdir()
+    for i in range(45):
+        levels = 4 * i + np.arange(4, dtype=np.uint8)
+        write_gif(source / f"{i:02d}.gif", np.tile(levels[:, None, None, None], (1, 2, 2, 1)))
+        (source / f"{i:02d}.txt").write_text(f"clip {i:02d} here\nthere is clip {i:02d}")
+    return prepare_clips(
+        source, tmp_path_factory.mktemp("made") / "large", Settings(2, 4), workers=1
+    )
 
 
 def config(name, **changes) -> Config:
@@ -78,15 +98,15 @@ def test_a_caption_of_no_known_word_is_the_null_prompt(pets):
 
 
 def test_a_tower_gets_captions_as_they_are(pets):
-    raw = Clips(pets.folder, pets.config, None)
-    assert raw.texts == [row["captions"] for row in raw.rows] and raw.dropped == []
+    raw = ClipFolder(pets.folder, pets.config, None)
+    assert raw.texts == [row["captions"] for row in raw.rows] and raw.dropped_words == []
     assert set(raw.captions) == {text for row in raw.rows for text in row["captions"]}
     assert raw[0][1] in raw.texts[0] and set(raw.prompts) <= set(raw.captions)
 
 
 def test_long_captions_are_cut_and_counted(folder):
-    short = Clips(folder, DATA, 3)
-    assert short.cut == 2 and "2 captions are cut" in short.about
+    short = ClipFolder(folder, DATA, 3)
+    assert short.cut_captions == 2 and "2 captions are cut" in short.about
     assert {short[3 * epoch][1] for epoch in range(3)} == {"a cat moving", "cat", "left"}
 
 
@@ -99,11 +119,11 @@ def test_every_caption_has_its_turn_before_one_comes_again(pets, clip, round):
 
 
 def test_the_caption_depends_on_the_epoch_and_nothing_else(folder, pets):
-    again = Clips(folder, DATA, 16)
-    for step in (40, 3, 17):
-        left, right = batch(pets, 0, step, 2), batch(again, 0, step, 2)
-        np.testing.assert_array_equal(left[0], right[0])
-        assert left[1] == right[1]
+    again = ClipFolder(folder, DATA, 16)
+    for index in (80, 7, 34, 81, 6, 35):
+        (clip, caption), (same_clip, same_caption) = pets[index], again[index]
+        np.testing.assert_array_equal(clip, same_clip)
+        assert caption == same_caption
     orders = {tuple(pets[3 * (3 * round + k)][1] for k in range(3)) for round in range(12)}
     assert len(orders) > 2  # not the same turns every time
 
@@ -111,12 +131,12 @@ def test_the_caption_depends_on_the_epoch_and_nothing_else(folder, pets):
 def test_prompts_to_show_are_whole_captions(pets, folder):
     assert pets.prompts == ("a cat moving left",)
     tokenizer = Tokenizer(pets.words, 3)
-    for prompt in Clips(folder, DATA, 3).prompts:
+    for prompt in ClipFolder(folder, DATA, 3).prompts:
         tokenizer.encode(prompt)
 
 
 def test_unknown_words_are_answered_with_near_ones_of_the_folder(pets):
-    with pytest.raises(PromptError, match="know the word 'cats'; near it: cat"):
+    with pytest.raises(TinygifError, match="know the word 'cats'; near it: cat"):
         Tokenizer(pets.words, 8).encode("cats")
 
 
@@ -128,22 +148,28 @@ def test_clips_are_those_of_the_file_in_colour_or_gray(folder, pets):
     for i in range(3):
         np.testing.assert_array_equal(pets[i][0], array[i])
         np.testing.assert_array_equal(pets[i + 30][0], array[i])
-    gray = Clips(folder, replace(DATA, channels=1), 16)[1][0]
+    gray = ClipFolder(folder, replace(DATA, channels=1), 16)[1][0]
     assert gray.shape == (4, 8, 8, 1) and gray.dtype == np.uint8
     wanted = array[1].astype(float) @ [0.299, 0.587, 0.114]
     assert np.abs(gray[..., 0] - wanted).max() <= 0.51
 
 
 @given(st.integers(0, 50), st.integers(1, 4))
-def test_short_clips_are_pieces(pets, index, frames):
-    piece, caption = pets.with_frames(frames)[index]
+def test_an_example_is_a_piece_of_the_clip(pets, index, frames):
+    piece, caption = pets.example(index, frames)
     clip, same = pets[index]
     starts = [i for i in range(5 - frames) if np.array_equal(piece, clip[i : i + frames])]
-    assert len(piece) == frames and len(starts) == 1 and caption == same and pets.frames == 4
+    assert len(piece) == frames and len(starts) == 1 and caption == same
+
+
+def test_pieces_start_anywhere(pets):
+    """Not always with the first frame; the last one comes up, too. Green tells the frame."""
+    firsts = Counter(int(pets.example(index, 2)[0][0, 0, 0, 1]) for index in range(60))
+    assert set(firsts) == {0, 60, 120} and max(firsts.values()) < 35
 
 
 def test_whole_clips_are_flipped_and_left_becomes_right(folder, pets):
-    flipping, turned = Clips(folder, replace(DATA, flip=True), 16), 0
+    flipping, turned = ClipFolder(folder, replace(DATA, flip=True), 16), 0
     for index in range(60):
         (clip, caption), (plain, text) = flipping[index], pets[index]
         text = flipping.texts[index % 3][pets.texts[index % 3].index(text)]  # with "right"
@@ -164,19 +190,69 @@ def test_mirroring_twice_changes_nothing(text):
     assert mirrored("Left, upright") == "right, upright"
 
 
+# ---- held out --------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 300))
+@example(39)
+@example(40)
+def test_every_20th_clip_of_at_least_40_is_held_out(count):
+    chosen = np.flatnonzero(is_held_out(count)).tolist()
+    assert chosen == (list(range(19, count, 20)) if count >= 40 else [])
+
+
+def test_held_out_clips_are_never_trained_on(large):
+    dataset, held_out, _ = open_dataset(config(large, size=2))
+    assert (dataset.size, held_out.size) == (43, 2) and isinstance(held_out, Dataset)
+    number = lambda data, index: int(data.example(index, 1)[0][0, 0, 0, 0]) // 4  # noqa: E731
+    trained = [number(dataset, index_at(dataset.size, 0, i)) for i in range(2 * 43)]
+    unseen = {number(held_out, i) for i in range(8)}
+    assert unseen == {19, 39} and Counter(trained) == dict.fromkeys(set(range(45)) - unseen, 2)
+    for data in (dataset, held_out):
+        for index in range(3 * data.size):
+            assert f"{number(data, index):02d}" in data[index][1].split()
+
+
+def test_words_are_those_of_all_clips_and_so_are_captions(large):
+    """A held-out caption can be read, and a tower reads it once with the others."""
+    dataset, held_out, _ = open_dataset(config(large, size=2))
+    assert dataset.words == held_out.words and {"19", "39"} < set(dataset.words)
+    assert {held_out[i][1] for i in range(4)} < set(dataset.captions) == set(held_out.captions)
+    assert len(dataset.captions) == 90
+    assert not {"clip 19 here", "clip 39 here"} & set(dataset.prompts) and len(dataset.prompts) == 8
+    assert held_out.prompts == ("clip 19 here", "clip 39 here")
+    assert "43 clips of" in dataset.about and "2 more clips are held out" in dataset.about
+
+
+def test_a_small_folder_holds_nothing_out(folder):
+    dataset, held_out, _ = open_dataset(config(folder))
+    assert dataset.size == 3 and held_out is None and "held out" not in dataset.about
+
+
+def test_held_out_digits_and_shapes_are_others():
+    digits, unseen_digits, _ = open_dataset(CONFIG)
+    trained, unseen = ({x.tobytes() for x in d.images} for d in (digits, unseen_digits))
+    assert isinstance(unseen_digits, MovingMNIST) and unseen and not trained & unseen
+    shapes, unseen_shapes, _ = open_dataset(config("shapes", size=16))
+    clips = [{data[i][0].tobytes() for i in range(30)} for data in (shapes, unseen_shapes)]
+    assert isinstance(unseen_shapes, Shapes) and not clips[0] & clips[1]
+
+
 # ---- without captions ------------------------------------------------------------------------
 
 
 def test_clips_without_captions_stop_or_train_without_words(source, tmp_path):
     few = shutil.copytree(source, tmp_path / "few")
     (few / "b.txt").unlink()
-    with pytest.raises(SourceError, match=r"1 of 3 clips have no caption \(b.gif\).*unconditional"):
+    with pytest.raises(
+        TinygifError, match=r"1 of 3 clips have no caption \(b.gif\).*unconditional"
+    ):
         open_dataset(config(few))
-    dataset, _ = open_dataset(config(few, unconditional=True))
+    dataset, _, _ = open_dataset(config(few, unconditional=True))
     assert dataset.words == [] and dataset[0][1] is None and "no captions" in dataset.about
     tokenizer = Tokenizer(dataset.words, 4)
     assert [tokenizer.encode(text).tolist() for text in dataset.prompts] == [[1, 0, 0, 0]] * 8
-    with pytest.raises(PromptError, match="was trained without captions: leave 'a cat' out"):
+    with pytest.raises(TinygifError, match="was trained without captions: leave 'a cat' out"):
         tokenizer.encode("a cat")
 
 
@@ -184,22 +260,55 @@ def test_clips_without_captions_stop_or_train_without_words(source, tmp_path):
 
 
 def test_drawn_data_sets_go_by_their_names():
-    digits, now = open_dataset(CONFIG)
-    assert isinstance(digits, MovingMNIST) and now.data.mnist_dir == "bundled"
+    digits, _, again = open_dataset(CONFIG)
+    assert isinstance(digits, MovingMNIST) and again == CONFIG
     assert digits.about == "1437 digits of bundled"
-    shapes, now = open_dataset(config("shapes", size=16))
-    assert isinstance(shapes, Shapes) and now == config("shapes", size=16)
-    for name in ("moving_mnist", "shapes"):
-        with pytest.raises(ValueError, match="expected a folder of clips for --flip"):
-            open_dataset(config(name, flip=True))
+    shapes, _, again = open_dataset(config("shapes", size=16))
+    assert isinstance(shapes, Shapes) and again == config("shapes", size=16)
+
+
+def test_the_config_says_where_digits_were_found():
+    """Else a resumed run might find others."""
+    _, held_out, again = open_dataset(replace(CONFIG, data=replace(CONFIG.data, mnist_dir=None)))
+    assert again == CONFIG and held_out.source == "bundled"  # no test has a network
+
+
+REFUSED = [
+    ("shapes", "digits", 2, "moving_mnist"), ("shapes", "digit_size", 8, "moving_mnist"),
+    ("shapes", "hold_out", False, "moving_mnist"), ("folder", "digits", 2, "moving_mnist"),
+    ("folder", "mnist_dir", "bundled", "moving_mnist"),
+    ("moving_mnist", "flip", True, "a folder of clips"),
+    ("moving_mnist", "unconditional", True, "a folder of clips"),
+    ("shapes", "flip", True, "a folder of clips"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "field", "value", "owner"), REFUSED)
+def test_fields_that_would_do_nothing_are_refused(folder, name, field, value, owner):
+    """Before any work: digits are not even looked for."""
+    name = str(folder) if name == "folder" else name
+    data = replace(defaults(name), **{field: value})
+    says = f"expected {field} only for {owner}, got {value} for {name}.*leave it out"
+    with pytest.raises(TinygifError, match=says):
+        check_fields(data)
+    with pytest.raises(TinygifError, match=says):
+        open_dataset(replace(CONFIG, data=data))
+
+
+def test_defaults_and_own_fields_are_not_refused(folder):
+    for name in (*DATASETS, str(folder)):
+        check_fields(defaults(name))
+    check_fields(replace(DATA, dataset=str(folder), flip=True, unconditional=True))
+    check_fields(replace(defaults("moving_mnist"), digits=2, digit_size=9, hold_out=False,
+                         mnist_dir="bundled"))  # fmt: skip
 
 
 def test_a_folder_is_prepared_once_and_the_config_names_what_was_made(source, monkeypatch):
-    dataset, now = open_dataset(config(source))
-    assert dataset.size == 3 and now.data.dataset == str(dataset.folder.resolve())
-    monkeypatch.setattr(datasets, "prepare", None)
-    again, same = open_dataset(now)
-    assert same == now and again.words == dataset.words
+    dataset, _, prepared = open_dataset(config(source))
+    assert dataset.size == 3 and prepared.data.dataset == str(dataset.folder.resolve())
+    monkeypatch.setattr(datasets, "prepare_clips", None)
+    again, _, same = open_dataset(prepared)
+    assert same == prepared and again.words == dataset.words
 
 
 def test_defaults_are_those_of_what_was_prepared(source, folder, tmp_path):
@@ -207,20 +316,20 @@ def test_defaults_are_those_of_what_was_prepared(source, folder, tmp_path):
     assert defaults("shapes") == DataConfig(dataset="shapes", channels=3)
     assert defaults(str(source)) == DataConfig(dataset=str(source), channels=3)
     assert defaults(str(folder)) == replace(DATA, dataset=str(folder))
-    fast = prepare(source, tmp_path / "fast", Settings(8, 2, fps=4), workers=1)
+    fast = prepare_clips(source, tmp_path / "fast", Settings(8, 2, fps=4), workers=1)
     assert (defaults(str(fast)).fps, defaults(str(fast)).frames) == (4, 2)
 
 
 def test_another_shape_than_prepared_is_refused(folder):
     for wrong in ({"size": 16}, {"frames": 2}):
-        with pytest.raises(SourceError, match=r"\(8, 4\), asked for are .*prepare it again"):
+        with pytest.raises(TinygifError, match=r"\(8, 4\), asked for are .*prepare it again"):
             open_dataset(config(folder, **wrong))
 
 
 def test_what_is_no_data_set_is_refused(tmp_path):
     (tmp_path / "a.tsv").write_text("")
     for name, says in (("mnist", "not there"), (tmp_path / "a.tsv", "which is a file")):
-        with pytest.raises(SourceError, match=f"expected moving_mnist, shapes, a folder.*{says}"):
+        with pytest.raises(TinygifError, match=f"expected moving_mnist, shapes, a folder.*{says}"):
             open_dataset(config(name))
 
 
@@ -231,11 +340,11 @@ def test_the_nearest_clip_tells_copies_from_new_ones():
     rng = np.random.default_rng(0)
     clips = rng.integers(0, 256, (6, 2, 4, 4, 3), np.uint8)
     new = rng.integers(0, 256, (6, 2, 4, 4, 3), np.uint8)
-    copied = nearest_clip.report(clips ^ 1, np.arange(6), clips)
+    copied = compare_clips(clips ^ 1, clips, np.arange(6))
     assert copied["generated to nearest training clip, median"] == pytest.approx(1, abs=0.05)
-    assert copied["copies, %"] == copied["nearest is the one asked for, %"] == 100
-    assert nearest_clip.report(clips, np.roll(np.arange(6), 1), clips)["copies, %"] == 100
-    fresh = nearest_clip.report(new, np.arange(6), clips)
+    assert copied["copies, %"] == copied["nearest is the one with the same caption, %"] == 100
+    assert compare_clips(clips, clips, np.roll(np.arange(6), 1))["copies, %"] == 100
+    fresh = compare_clips(new, clips, np.arange(6))
     assert fresh["copies, %"] == 0
     far = fresh["training clip to its nearest other one, median"]
     assert far == pytest.approx(np.sqrt((256**2 - 1) / 6), rel=0.2)

@@ -157,14 +157,15 @@ def test_the_tower_has_a_limit_of_its_own(folders, capsys):
 keys = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6, unique=True)
 
 
-def row(key: tuple[int, ...]) -> np.ndarray:
-    return np.arange(key[0] + 1, dtype=np.float32) + 10 * key[1]
+def rows(*keys: tuple[int, int]) -> dict[tuple[int, int], np.ndarray]:
+    """A row for each key: its length from the first number, its values from the second."""
+    return {key: np.arange(key[0] + 1, dtype=np.float32) + 10 * key[1] for key in keys}
 
 
-def holds(store: Store, wanted: set[tuple[int, ...]]) -> bool:
-    """Has the store these rows, and no others?"""
-    for key in wanted:
-        np.testing.assert_array_equal(store[key], row(key))
+def holds(store: Store, wanted: set[tuple[int, int]]) -> bool:
+    """Has the store the rows of these keys, and no others?"""
+    for key, row in rows(*wanted).items():
+        np.testing.assert_array_equal(store[key], row)
     return set(store.files) == {embeddings.row_name(key) for key in wanted}
 
 
@@ -174,9 +175,9 @@ def test_a_store_gives_what_it_was_given(tmp_path_factory, first, second):
     folder = tmp_path_factory.mktemp("store")
     one, other = Store(folder), Store(folder)
     for key in first:
-        assert one.add([key], [row(key)])
+        assert one.add(rows(key))
     if second:
-        assert other.add(second, [row(key) for key in second])
+        assert other.add(rows(*second))
     assert holds(one, set(first)) and holds(other, set(second))
     assert holds(Store(folder), {*first, *second})
 
@@ -184,21 +185,21 @@ def test_a_store_gives_what_it_was_given(tmp_path_factory, first, second):
 def test_a_kill_loses_one_batch_and_damages_none(tmp_path, monkeypatch):
     """Killed before the file has its name; then with half a file, as other programs leave it."""
     store = Store(tmp_path)
-    store.add([(1, 2), (3, 4)], [row((1, 2)), row((3, 4))])
+    store.add(rows((1, 2), (3, 4)))
 
     def kill(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "replace", kill)
-        store.add([(5, 6)], [row((5, 6))])
+        store.add(rows((5, 6)))
     assert holds(store, {(1, 2), (3, 4)}) and holds(Store(tmp_path), {(1, 2), (3, 4)})
     whole = next(tmp_path.glob("*.safetensors")).read_bytes()
     for size in (0, 5, len(whole) // 2, len(whole) - 1):
         (tmp_path / f"{size}.safetensors").write_bytes(whole[:size])
     again = Store(tmp_path)
     assert holds(again, {(1, 2), (3, 4)})
-    again.add([(5, 6)], [row((5, 6))])
+    again.add(rows((5, 6)))
     assert holds(Store(tmp_path), {(1, 2), (3, 4), (5, 6)})
 
 
@@ -233,7 +234,7 @@ def test_rows_stay_on_disk(tmp_path):
     memory = lambda: int(status.read_text().partition("RssAnon:")[2].split()[0])  # noqa: E731
     store = Store(tmp_path)
     for i in range(4):
-        store.add([(i,)], [np.full(2**22, i, np.float32)])
+        store.add({(i,): np.full(2**22, i, np.float32)})
     before = memory()
     again = Store(tmp_path)
     assert all(again[i,][-1] == i for i in range(4))

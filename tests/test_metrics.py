@@ -19,7 +19,6 @@ import tinygif.metrics
 from tinygif import checkpoint
 from tinygif.clips import Settings, prepare_clips
 from tinygif.config import DataConfig
-from tinygif.data import COLORS
 from tinygif.errors import TinygifError
 from tinygif.gif import read_gif, write_gif
 from tinygif.metrics import evaluation
@@ -28,7 +27,6 @@ from tinygif.metrics.free_prompts import free_prompts
 from tinygif.metrics.nearest_clip import compare_clips
 from tinygif.metrics.oracle import read_digits, views_of
 from tinygif.metrics.prompts import (
-    COLUMNS,
     compare,
     draw_clips,
     make_captions,
@@ -42,7 +40,6 @@ from tinygif.metrics.stats import (
     frechet,
     nearest_digit,
     rms_distances,
-    shares,
     wilson,
 )
 from tinygif.moving_mnist import (
@@ -87,7 +84,11 @@ def test_all_pairs_take_turns():
     assert set(Counter(one[:2] for one in moving).values()) == {3}
     speeds = Counter(one[1:] for one in moving if one[1] != "still")
     assert len(speeds) == 24 and set(speeds.values()) == {10}
-    assert make_captions(50, 1, CONFIG, seed=1) == make_captions(50, 1, CONFIG, seed=1) != make_captions(50, 1, CONFIG, seed=2)
+    assert (
+        make_captions(50, 1, CONFIG, seed=1)
+        == make_captions(50, 1, CONFIG, seed=1)
+        != make_captions(50, 1, CONFIG, seed=2)
+    )
 
 
 def test_two_digits_avoid_the_pairs_held_out():
@@ -212,29 +213,42 @@ def test_consistency_counts_frames():
     assert consistency(read_digits(clips * 0)) == 0
 
 
+def test_evenly_spread_indices_are_distinct():
+    assert evenly(7, 20).tolist() == list(range(7))
+    assert evenly(7, 3).tolist() == [0, 3, 6] and evenly(1, 3).tolist() == [0]
+
+
 # ---- a whole evaluation ----------------------------------------------------------------------
 
 
 class Parrot(Pipeline):
-    """Answers with real clips of training digits, and with black ones for nines."""
+    """Answers prompts with the clips of a function."""
 
-    held_out, path = HELD_OUT, None
+    path = None
 
-    def __init__(self, digits: int = 1):
-        self.config = replace(TINY, data=replace(CONFIG, digits=digits))
-        self.data = MovingMNIST(self.config.data)
+    def __init__(self, data, answer):
+        self.config, self.answer = replace(tiny.CONFIG, data=data), answer
 
-    def __call__(self, captions, seed, progress, **choices):
+    def __call__(self, prompts, seed, progress, **choices):
         list(progress(range(2), 2))
-        clips, _ = stage(self.data, captions, seed + 7)
+        return GeneratedClips(self.answer(prompts), prompts, 8)
+
+
+def digit_parrot(digits: int = 1) -> Parrot:
+    """Training digits; where a nine is asked for, black clips."""
+    data = MovingMNIST(replace(CONFIG, digits=digits))
+
+    def answer(captions):
         dark = np.array(["9" in text or "nine" in text for text in captions])
-        return Clips(clips * ~dark[:, None, None, None, None], captions, 8)
+        return draw_clips(data, captions, 7)[0] * ~dark[:, None, None, None, None]
+
+    return Parrot(data.config, answer)
 
 
 @pytest.fixture(scope="module")
 def parroted(tmp_path_factory):
     out = tmp_path_factory.mktemp("parrot") / "metrics"
-    return evaluate(Parrot(), count=60, out=out), out
+    return evaluate(digit_parrot(), count=60, out=out), out
 
 
 def test_a_parrot_is_right_but_for_its_nines(parroted):
@@ -245,9 +259,9 @@ def test_a_parrot_is_right_but_for_its_nines(parroted):
     assert row["real"]["direction"]["percent"] == row["real"]["speed"]["percent"] == 100
     cell = row["generated"]["all right"]
     assert cell["low"] < cell["percent"] < cell["high"]
-    parts = [parroted[0]["table"][name]["real"]["n"] for name in metrics.ROWS[:2]]
+    parts = [parroted[0]["table"][name]["real"]["n"] for name in evaluation.ROWS[:2]]
     assert sum(parts) == 60 and parts[1] == sum(
-        wanted(clip["asked"])[0][:2] in HELD_OUT for clip in parroted[0]["clips"]
+        parse_caption(clip["prompt"])[0][:2] in HELD_OUT for clip in parroted[0]["clips"]
     )
     assert parroted[0]["table"]["two digits"] == {"generated": None, "real": None}
 
@@ -263,40 +277,202 @@ def test_the_distance_of_real_clips_is_less_than_that_of_clips_without_nines(par
     assert parroted[0]["consistency"]["real"] > 97
 
 
-def test_failures_are_shown_and_listed(parroted):
+def test_failures_are_drawn_and_listed(parroted):
     result, out = parroted
     assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(result))
-    dark = [clip for clip in result["clips"] if clip["seen"] == "-"]
+    dark = [clip for clip in result["clips"] if clip["observed"] == "-"]
     assert len(dark) == 6 and not any(clip["right"] for clip in dark)
     frames, _ = read_gif(out / "failures.gif")
     assert len(frames) == 16
 
 
-def test_the_results_are_printed(parroted):
-    text = metrics.show(parroted[0])
-    for name in (*metrics.ROWS, "real clips", "Frechet", "no FVD", "training digits", "bundled"):
+def test_the_report_is_complete(parroted):
+    text = format_report(parroted[0])
+    for name in (*evaluation.ROWS, "real clips", "Frechet", "no FVD", "training digits", "bundled"):
         assert name in text
     assert text.count("does not apply") == 1 and max(map(len, text.splitlines())) < 140
 
 
 def test_two_digits_are_asked_for_where_they_were_trained():
-    table = evaluate(Parrot(digits=2), count=20)["table"]
+    result = evaluate(digit_parrot(digits=2), count=20)
+    table = result["table"]
     assert table["one digit, all"]["real"]["n"] == table["two digits"]["generated"]["n"] == 10
-    parts = [row["real"] for name, row in table.items() if "strokes" in name]
+    parts = [table[name]["real"] for name in evaluation.OVERLAP]
     assert sum(part["n"] for part in parts if part) == 10
+    assert all(name in format_report(result) for name, x in zip(evaluation.OVERLAP, parts) if x)
+
+
+def test_free_prompts_use_new_words_for_captions_that_can_be_judged():
+    prompts, captions = free_prompts()
+    assert len(set(prompts)) == len(prompts) == 160
+    assert all(set(split(text)) - set(WORDS) for text in prompts)
+    for text, said in zip(prompts, captions):
+        ((digit, way, speed),) = parse_caption(said)
+        assert (str(digit) in text or NAMES[digit] in text) and speed == ""
+        assert way in text or {"up": "top", "down": "bottom"}[way] in text
+
+
+def test_free_prompts_are_judged_by_what_they_mean():
+    """By a parrot that knows the fourth sentence only, and goes left at all others."""
+    meaning = dict(zip(*free_prompts()))
+    data = MovingMNIST(CONFIG)
+
+    def answer(prompts):
+        known = [meaning[text] if "heading" in text else "a 0 moving left" for text in prompts]
+        return draw_clips(data, known, 7)[0]
+
+    result = evaluate(Parrot(CONFIG, answer), count=32, free_prompts=True)
+    *rows, everything = result["table"].values()
+    assert [row["generated"]["n"] for row in rows] == [8, 8, 8, 8]
+    percent = [row["generated"]["direction"]["percent"] for row in rows]
+    assert percent[3] == 100 and max(percent[:3]) < 40 and everything["real"]["n"] == 32
+    assert all(meaning[clip["prompt"]] and clip["expected"] for clip in result["clips"])
+    assert "{digit}, heading {ward}" in format_report(result)
+
+
+def test_shapes_are_measured_in_their_pixels(tmp_path):
+    """By a parrot that draws squares for circles."""
+    phrases = {phrases[0]: name for name, phrases in MOTIONS.items()}
+
+    def answer(prompts):
+        clips, rng = [], np.random.default_rng(1)
+        for text in prompts:
+            _, color, shape, *motion, _, _, background, _ = text.split()
+            shape = "square" if shape == "circle" else shape
+            plan = Plan(shape, color, background, phrases[" ".join(motion)])
+            clips.append(draw_shape(plan, rng, 16, 32))
+        return np.stack(clips)
+
+    data = DataConfig(dataset="shapes", channels=3)
+    result = evaluate(Parrot(data, answer), count=40, out=tmp_path)
+    circles = sum("circle" in clip["expected"].split()[0] for clip in result["clips"])
+    assert 0 < circles < 20
+    generated, real = (result["table"]["shapes"][name] for name in ("generated", "real"))
+    assert {cell["percent"] for name, cell in real.items() if name != "n"} == {100}
+    for name, cell in generated.items():
+        if name != "n":
+            wrong = circles if name in ("shape", "all right") else 0
+            assert cell["percent"] == pytest.approx(100 - 100 * wrong / 40)
+    assert all(clip["right"] != ("circle" in clip["prompt"].split()[2]) for clip in result["clips"])
+    assert len(read_gif(tmp_path / "failures.gif")[0]) == 16
+    assert "background" in format_report(result)
+
+
+def test_the_nearest_clip_tells_copies_from_new_ones():
+    rng = np.random.default_rng(0)
+    clips = rng.integers(0, 256, (6, 2, 4, 4, 3), np.uint8)
+    new = rng.integers(0, 256, (6, 2, 4, 4, 3), np.uint8)
+    by_hand = [[np.sqrt(((a / 1.0 - b) ** 2).mean()) for b in new] for a in clips]
+    flat = (x.reshape(6, -1).astype(np.float32) for x in (clips, new))
+    np.testing.assert_allclose(rms_distances(*flat), by_hand, rtol=1e-4)
+    copied = compare_clips(clips ^ 1, clips, np.arange(6))
+    assert copied["generated to nearest training clip, median"] == pytest.approx(1, abs=0.05)
+    same = "nearest is the one with the same caption, %"
+    assert copied["copies, %"] == copied[same] == 100
+    others = compare_clips(clips, clips, np.roll(np.arange(6), 1))
+    assert others["copies, %"] == 100 and others[same] == 0
+    fresh = compare_clips(new, clips, None)
+    assert fresh["copies, %"] == 0 and same not in fresh
+    far = fresh["training clip to its nearest other one, median"]
+    assert far == pytest.approx(np.sqrt((256**2 - 1) / 6), rel=0.2)
+
+
+@pytest.mark.parametrize("unconditional", [False, True])
+def test_clips_like_those_of_a_folder_are_compared_with_them(tmp_path, unconditional):
+    """By a parrot that knows its clips by heart."""
+    rng, source = np.random.default_rng(0), tmp_path / "source"
+    source.mkdir()
+    for i, word in enumerate(("cat", "dog", "cow", "hen")):
+        clip = np.kron(rng.integers(0, 256, (2, 2, 2, 1)), np.ones((1, 4, 4, 1))).astype(np.uint8)
+        write_gif(source / f"{i}.gif", clip, 10)
+        (source / f"{i}.txt").write_text(f"a {word} and a {word}")
+    folder = prepare_clips(source, tmp_path / "folder", Settings(8, 2), workers=1)
+    data = DataConfig(str(folder), size=8, frames=2, channels=3, unconditional=unconditional)
+    clips = np.load(folder / "clips.npy")
+    words = ("cat", "dog", "cow", "hen")
+    answer = lambda prompts: np.stack(  # noqa: E731
+        [clips[words.index(text.split()[1])] if text else clips[0] for text in prompts]
+    )
+    result = evaluate(Parrot(data, answer), count=20)
+    found = result["training clips"]
+    assert found["copies, %"] == 100 and found["generated to nearest training clip, median"] < 0.1
+    assert found.get("nearest is the one with the same caption, %", "none") == (
+        "none" if unconditional else 100
+    )
+    assert "copies, %: 100.0" in format_report(result) and "4 training clips" in format_report(
+        result
+    )
+
+
+@pytest.mark.parametrize("words", [dict(free_prompts=True), dict(clip_score="clip")])
+def test_what_does_not_apply_is_refused_before_sampling(words, tmp_path):
+    pipeline = Parrot(DataConfig(dataset="shapes", channels=3), None)
+    if "free_prompts" in words:
+        with pytest.raises(TinygifError, match="expected a checkpoint of moving_mnist for free"):
+            evaluate(pipeline, **words)
+        with pytest.raises(TinygifError, match="for a sweep, got one of shapes"):
+            sweep(pipeline, "steps", tmp_path)
+    else:
+        with pytest.raises(TinygifError, match="hf download"):
+            evaluate(pipeline, **words)
+
+
+# ---- a model ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline(tiny.model(), tiny.CONFIG, tiny.DATA.words)
+
+
+@pytest.mark.parametrize("name, values", [("steps", (1, 51)), ("solver", ("ddim", "dpmpp"))])
+def test_a_sweep_is_a_table_and_a_plot(pipeline, tmp_path, monkeypatch, name, values):
+    """Of no more steps than the schedule has, and of the value that was asked for."""
+    monkeypatch.setitem(evaluation.SWEEPS, name, values)
+    rows = sweep(pipeline, name, tmp_path, count=20, steps=2)
+    first, second, real = rows
+    assert (first, second, real) == (str(values[0]), {"steps": "2"}.get(name, "dpmpp"), "real")
+    assert rows[real]["direction"]["percent"] > rows[first]["direction"]["percent"]
+    assert json.loads((tmp_path / f"sweep_{name}.json").read_text()).keys() == rows.keys()
+    assert (tmp_path / f"sweep_{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_clips_come_in_batches_of_one_size(pipeline, monkeypatch):
+    """Of 20, as in the other tests: another size would be another compilation."""
+    monkeypatch.setattr(evaluation, "BATCH", 20)
+    prompts, sizes = [f"a {i % 10} moving left" for i in range(58)], []
+
+    class Counting(Pipeline):
+        def __call__(self, prompts, **options):
+            sizes.append(len(prompts))
+            return super().__call__(prompts, **options)
+
+    counting = Counting(pipeline.model, pipeline.config, tiny.DATA.words)
+    clips = sample_clips(counting, prompts, seed=3)
+    assert sizes == [20, 20, 20] and clips.shape == (58, 4, 16, 16, 1)
+    np.testing.assert_array_equal(clips[20:40], pipeline(prompts[20:40], seed=23).array)
+
+
+def test_without_time_other_clips_come_out(pipeline):
+    prompts = ["a 7 moving left"] * 20
+    a, b = (sample_clips(pipeline, prompts, seed=0, no_time=x).astype(int) for x in (False, True))
+    assert np.abs(a - b).max() > 1
+
+
+# ---- the command -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("metrics") / "tiny"
     folder.mkdir()
-    checkpoint.save(folder, state(), TINY, TINY_DATA.words)
+    checkpoint.write(folder / checkpoint.MODEL, tiny.model(), tiny.ABOUT)
     return folder
 
 
 def call(*words: object) -> object:
     """The command in this process; its exit code."""
-    with pytest.MonkeyPatch.context() as patch, pytest.warns(RuntimeWarning, match="metrics"):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["metrics", *map(str, words)])
         try:
             runpy.run_module("tinygif.metrics", run_name="__main__")
@@ -310,61 +486,13 @@ def test_the_command_writes_beside_the_checkpoint(run, capsys, tmp_path):
     words = ("--checkpoint", run, "--count", 20, "--no-time", "--clip-score", model)
     assert call(*words) == 0
     result = json.loads((run / "metrics" / "metrics.json").read_text())
-    made, real = result["clip score"]["generated"], result["clip score"]["real"]
-    assert -1 < made != real < 1
+    generated, real = result["clip score"]["generated"], result["clip score"]["real"]
+    assert -1 < generated != real < 1
     assert result["settings"]["no_time"] and len(result["clips"]) == 20
     assert (run / "metrics" / "failures.gif").exists()
-    said = capsys.readouterr().out
-    assert "one digit, all" in said and f"frames and prompt: {made:.4f}, real {real:.4f}" in said
-
-
-@pytest.mark.parametrize("name, values", [("steps", (1, 2, 51)), ("solver", ("ddim", "dpmpp"))])
-def test_a_sweep_is_a_table_and_a_plot(tmp_path, monkeypatch, name, values):
-    """Of no more steps than the schedule has."""
-    monkeypatch.setitem(metrics.SWEEPS, name, values)
-    pipeline = Pipeline(state().model, TINY, TINY_DATA.words)
-    rows = metrics.sweep(pipeline, name, tmp_path, count=20)
-    first, second, real = rows
-    assert (first, second, real) == (str(values[0]), str(values[1]), "real")
-    assert rows[real]["direction"]["percent"] > rows[first]["direction"]["percent"]
-    assert json.loads((tmp_path / f"sweep_{name}.json").read_text()).keys() == rows.keys()
-    assert (tmp_path / f"sweep_{name}.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_free_prompts_use_new_words_for_captions_that_can_be_judged():
-    prompts, captions = free_prompts()
-    assert len(set(prompts)) == len(prompts) == 160
-    assert all(set(split(text)) - set(WORDS) for text in prompts)
-    for text, said in zip(prompts, captions):
-        ((digit, way, speed),) = wanted(said)
-        assert (str(digit) in text or NAMES[digit] in text) and speed == ""
-        assert way in text or {"up": "top", "down": "bottom"}[way] in text
-
-
-def test_a_sweep_takes_in_the_value_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setitem(metrics.SWEEPS, "steps", (1, 3))
-    pipeline = Pipeline(state().model, TINY, TINY_DATA.words)
-    rows = metrics.sweep(pipeline, "steps", tmp_path, count=20, steps=2)
-    assert list(rows) == ["1", "2", "3", "real"]
-
-
-def test_without_time_other_clips_come_out():
-    pipeline = Pipeline(state().model, TINY, TINY_DATA.words)
-    both = pipeline, metrics.without_time(pipeline)
-    a, b = (each(["a 7 moving left"], seed=0).array.astype(int) for each in both)
-    assert np.abs(a - b).max() > 1
-
-
-def test_other_data_says_what_does_not_apply(monkeypatch, capsys):
-    pipeline = Pipeline(state().model, TINY, TINY_DATA.words)
-    other = replace(TINY.data)
-    object.__setattr__(other, "dataset", "clips")  # which is no choice yet
-    object.__setattr__(pipeline, "config", replace(TINY, data=other))
-    monkeypatch.setattr(metrics, "load", lambda path: pipeline)
-    metrics.main(metrics.Options())
-    assert capsys.readouterr().out.count("does not apply") == 7
-    with pytest.raises(ValueError, match="expected a checkpoint of moving_mnist"):
-        evaluate(pipeline)
+    printed = capsys.readouterr().out
+    assert "one digit, all" in printed
+    assert f"frames and prompt: {generated:.4f}, real {real:.4f}" in printed
 
 
 @pytest.mark.parametrize(
@@ -372,7 +500,7 @@ def test_other_data_says_what_does_not_apply(monkeypatch, capsys):
     [
         ((), "no checkpoint at nowhere"),
         (("--count", 3), "expected a count of at least 20, for the statistics, got 3"),
-        (("--clip-score", "clip", "--sweep", "steps"), "leave one out"),
+        (("--clip-score", "clip", "--sweep", "steps"), "leave --clip-score and --free-prompts out"),
         (("--clip-score", "bert"), "hf download google-bert/bert-base-cased"),
     ],
 )
@@ -382,6 +510,27 @@ def test_mistakes_become_sentences(run, capsys, words, sentence):
     assert error.startswith("metrics: ") and sentence in error and "Traceback" not in error
 
 
+def test_the_commands_start_without_a_warning():
+    """The oracle's module must not be imported with its package."""
+    words = [
+        sys.executable,
+        "-W",
+        "error::RuntimeWarning",
+        "-m",
+        "tinygif.metrics.oracle",
+        "--help",
+    ]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0 and "--mnist-dir" in done.stdout
+
+
+def test_every_name_of_the_package_is_there():
+    for names in tinygif.metrics.NAMES.values():
+        assert all(getattr(tinygif.metrics, name) for name in names.split())
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        tinygif.metrics.nothing  # noqa: B018
+
+
 def test_digits_of_a_folder_that_is_not_here_come_from_elsewhere():
     config = replace(CONFIG, mnist_dir="/a/folder/of/another/machine")
-    assert asked.unseen_data(config).source == "bundled"
+    assert unseen_data(config).source == "bundled"

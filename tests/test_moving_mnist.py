@@ -7,8 +7,10 @@ import gzip
 import hashlib
 import http.server
 import re
+import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygif import moving_mnist
+from tinygif import files, moving_mnist
 from tinygif.config import DataConfig
+from tinygif.data import COLORS
+from tinygif.errors import TinygifError
 from tinygif.moving_mnist import (
+    DIGIT_COLORS,
     DIRECTIONS,
     HELD_OUT,
     NAMES,
@@ -28,7 +33,7 @@ from tinygif.moving_mnist import (
     bounce,
     bundled_digits,
     caption,
-    draw,
+    draw_digit,
     load_digits,
     read_mnist,
     wordings,
@@ -108,6 +113,7 @@ def assert_true(data: MovingMNIST, index: int) -> None:
 
 # ---- clips -----------------------------------------------------------------------------------
 
+
 @given(indices)
 def test_captions_are_true_of_gray_clips(gray, index):
     clip, text = gray[index]
@@ -136,7 +142,9 @@ def test_the_digit_is_the_one_it_is_called(gray, index):
 @given(indices)
 def test_the_color_is_the_one_it_is_called(colored, index):
     clip, text = colored[index]
-    r, g, b = (int(value) for value in clip.reshape(-1, 3)[clip.max(-1).argmax()])
+    pixel = clip.reshape(-1, 3)[clip.max(-1).argmax()]
+    r, g, b = map(int, pixel)
+    called = read_sentence(text)["color"]
     assert max(r, g, b) > 150
     assert {
         "white": r == g == b,
@@ -145,7 +153,12 @@ def test_the_color_is_the_one_it_is_called(colored, index):
         "blue": b > 1.5 * max(r, g),
         "yellow": min(r, g) > 2 * b,
         "purple": min(r, b) > 1.5 * g,
-    }[read_sentence(text)["color"]]
+    }[called]
+    assert np.abs(pixel - np.array(COLORS[called]) * pixel.max() / max(COLORS[called])).max() <= 2
+
+
+def test_digits_have_every_colour_but_that_of_the_background():
+    assert set(DIGIT_COLORS) == set(COLORS) - {"black"}
 
 
 @given(indices)
@@ -161,9 +174,31 @@ def test_captions_keep_to_their_words_and_articles(gray, index):
 def test_an_index_is_a_clip(gray, index):
     again = MovingMNIST.__new__(MovingMNIST)
     again.__dict__.update(gray.__dict__)
-    for a, b in zip(gray[index], again[index], strict=True):
+    for a, b in zip(gray[index], again.example(index, 16), strict=True):
         assert np.array_equal(a, b)
     assert not np.array_equal(gray[index][0], gray[index + 1][0])
+
+
+@given(indices, st.sampled_from([1, 4, 15, 40]))
+def test_an_example_is_the_clip_of_a_data_set_of_that_length(gray, index, frames):
+    """The same digit, under the same caption, which is true of it."""
+    data = MovingMNIST.__new__(MovingMNIST)
+    data.__dict__.update(gray.__dict__, config=replace(gray.config, frames=frames))
+    clip, text = gray.example(index, frames)
+    assert clip.shape == (frames, 32, 32, 1) and text == gray[index][1]
+    assert np.array_equal(clip, data[index][0]) and text == data[index][1]
+    assert np.array_equal(crop(clip[0, :, :, 0]), crop(gray[index][0][0, :, :, 0]))
+    if frames > 1:
+        assert_true(data, index)
+
+
+def test_clips_stay_what_they_were():
+    """Checkpoints were trained on these clips, and numbers in lessons were measured on them."""
+    data, digest = MovingMNIST(DataConfig(digits=2, mnist_dir="bundled")), hashlib.sha256()
+    for i in range(20):
+        for clip, text in (data[i], data.example(i, 4)):
+            digest.update(clip.tobytes() + text.encode())
+    assert digest.hexdigest() == "7c7ff772b33648fd0e329badc3a00916b60023fd55a5e6a28bf733f27eb53813"
 
 
 def test_every_word_comes_up():
@@ -192,9 +227,9 @@ def test_some_clips_have_two_digits_and_both_are_told():
 
 def test_where_two_digits_meet_the_brighter_wins():
     clip = np.zeros((2, 4, 4, 1), np.uint8)
-    draw(clip, np.full((2, 2, 1), 200, np.uint8), np.array([[0, 0], [0, 0]]))
-    draw(clip, np.full((2, 2, 1), 255, np.uint8), np.array([[1, 1], [2, 2]]))
-    draw(clip, np.full((2, 2, 1), 100, np.uint8), np.array([[0, 0], [0, 0]]))
+    draw_digit(clip, np.full((2, 2, 1), 200, np.uint8), np.array([[0, 0], [0, 0]]))
+    draw_digit(clip, np.full((2, 2, 1), 255, np.uint8), np.array([[1, 1], [2, 2]]))
+    draw_digit(clip, np.full((2, 2, 1), 100, np.uint8), np.array([[0, 0], [0, 0]]))
     assert clip[0, :, :, 0].tolist() == [
         [200, 200, 0, 0], [200, 255, 255, 0], [0, 255, 255, 0], [0, 0, 0, 0]
     ]  # fmt: skip
@@ -219,7 +254,7 @@ def test_a_bounce_reflects():
 
 @pytest.mark.parametrize("side", [3, 29, 40])
 def test_a_digit_that_cannot_move_is_refused(side):
-    with pytest.raises(ValueError, match=f"digit_size from 4 to 28, .*, got {side}"):
+    with pytest.raises(TinygifError, match=f"digit_size from 4 to 28, .*, got {side}"):
         MovingMNIST(DataConfig(digit_size=side))
 
 
@@ -231,6 +266,7 @@ def test_captions_are_true_of_other_digit_sizes(side):
 
 
 # ---- which pairs, which digits ---------------------------------------------------------------
+
 
 def pairs(**options: bool) -> set[tuple[int, str]]:
     """The digit-direction pairs of many captions."""
@@ -278,13 +314,14 @@ def test_train_and_test_digits_have_nothing_in_common():
 
 
 def test_train_and_test_clips_differ(gray):
-    test = MovingMNIST(DataConfig(), test=True)
+    test = MovingMNIST(gray.config, test=True)
     assert len(test.images) == 360 and len(gray.images) == 1437
     going = lambda data, i: read_sentence(data[i][1])["direction"]  # noqa: E731
     assert sum(going(test, i) == going(gray, i) for i in range(60)) < 30
 
 
 # ---- MNIST in a folder -----------------------------------------------------------------------
+
 
 def idx(array: np.ndarray) -> bytes:
     """An array in MNIST's file format, zipped."""
@@ -328,13 +365,13 @@ DAMAGE = {
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_folder_is_answered_with_a_sentence(folder, kind):
     (folder / LABELS).write_bytes(DAMAGE[kind])
-    with pytest.raises(ValueError, match="expected the MNIST files .*, got: .*--mnist-dir at"):
+    with pytest.raises(TinygifError, match="expected the MNIST files .*, got: .*--mnist-dir at"):
         MovingMNIST(DataConfig(mnist_dir=str(folder)))
 
 
 @pytest.mark.parametrize("place", ["nowhere", LABELS], ids=["absent", "a file"])
 def test_an_absent_folder_is_answered_with_a_sentence(folder, place):
-    with pytest.raises(ValueError, match="expected the MNIST files .*, got: .*--mnist-dir at"):
+    with pytest.raises(TinygifError, match="expected the MNIST files .*, got: .*--mnist-dir at"):
         load_digits(str(folder / place))
 
 
@@ -351,6 +388,7 @@ def test_the_real_files_are_whole_and_their_captions_true(real_data):
 
 
 # ---- MNIST from the network ------------------------------------------------------------------
+
 
 class Server(http.server.BaseHTTPRequestHandler):
     """Serves FILES in a manner named by the first part of the path."""
@@ -388,6 +426,7 @@ def server():
 @pytest.fixture
 def mirrors(server, monkeypatch, tmp_path):
     """Names the manners of the mirrors; the cache is a new folder, which it returns."""
+
     def use(*manners: str) -> Path:
         url = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(moving_mnist, "MIRRORS", tuple(f"{url}/{m}/" for m in manners))
@@ -396,6 +435,7 @@ def mirrors(server, monkeypatch, tmp_path):
         monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path / "cache"))
         server.asked.clear()
         return tmp_path / "cache" / "mnist"
+
     return use
 
 
@@ -420,7 +460,7 @@ def test_a_bad_download_leaves_the_bundled_digits_and_one_line(mirrors, capsys, 
     assert images.shape == (1437, 8, 8) and source == "bundled"
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("MNIST:")]
     assert len(said) == 1 and "using the 1,797 bundled digits" in said[0]
-    assert list(cache.iterdir()) == []
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("manner", BAD)
@@ -435,7 +475,8 @@ def test_an_interrupted_download_is_gone_on_with(mirrors, server, tmp_path):
     cache.mkdir(parents=True)
     names = sorted(FILES)
     (cache / names[0]).write_bytes(FILES[names[0]])
-    (cache / f"{names[1]}.part").write_bytes(b"half of it")
+    dead = 2**22 + 1  # no process has such a number
+    (cache / f".{names[1]}.{socket.gethostname()}-{dead}.part").write_bytes(b"half of it")
     assert load_digits(None)[2] == str(cache)
     assert sorted(name for _, name in server.asked) == names[1:]
     assert {file.name: file.read_bytes() for file in cache.iterdir()} == FILES
@@ -459,3 +500,13 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(mirrors, tmp_path):
     mirrors("good")
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert load_digits(None)[2] == "bundled"
+
+
+def test_a_full_disk_is_no_reason_to_stop(mirrors, monkeypatch, capsys):
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    cache = mirrors("good")
+    monkeypatch.setattr(files.os, "fsync", full)
+    assert load_digits(None)[2] == "bundled" and list(cache.iterdir()) == []
+    assert "No space left on device" in capsys.readouterr().err

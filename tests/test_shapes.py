@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shape_reader import moments, paint, read
 
 from tinygif.config import PRESETS, DataConfig
-from tinygif.shapes import COLORS, CORNERS, MOTIONS, WORDS, Plan, Shapes, draw, draw_plan
+from tinygif.data import COLORS, Dataset
+from tinygif.errors import TinygifError
+from tinygif.metrics.shape_reader import moments, read_shapes, separate_colors
+from tinygif.shapes import CORNERS, MOTIONS, WORDS, Plan, Shapes, draw_plan, draw_shape
 from tinygif.text import Tokenizer, split
 
 CONFIG = DataConfig(dataset="shapes", channels=3)
-DATA = Shapes(CONFIG)
+DATA, TEST = Shapes(CONFIG), Shapes(CONFIG, test=True)
 indices = st.integers(0, 10**9)
 
 
@@ -27,7 +29,7 @@ def said(caption: str) -> Plan:
 
 
 def cover(clip):
-    return paint(clip)[2]
+    return separate_colors(clip)[2]
 
 
 @settings(max_examples=200)
@@ -35,11 +37,11 @@ def cover(clip):
 def test_every_word_is_true_of_the_pixels(index):
     clip, caption = DATA[index]
     assert clip.shape == (16, 32, 32, 3) and clip.dtype == np.uint8
-    assert read(clip) == said(caption)
+    assert read_shapes(clip) == said(caption)
     assert set(caption.split()) <= set(WORDS)
 
 
-def test_captions_are_all_that_a_clip_may_be_called():
+def test_captions_are_all_that_a_clip_can_have():
     every = set(DATA.captions)
     assert len(every) == len(DATA.captions) and {DATA[i][1] for i in range(300)} <= every
 
@@ -47,7 +49,7 @@ def test_captions_are_all_that_a_clip_may_be_called():
 @pytest.mark.parametrize("size", [24, 64])
 def test_also_at_other_sizes(size):
     data = Shapes(replace(CONFIG, size=size))
-    wrong = [i for i in range(30) if read(data[i][0]) != said(data[i][1])]
+    wrong = [i for i in range(30) if read_shapes(data[i][0]) != said(data[i][1])]
     assert wrong == []
 
 
@@ -78,7 +80,7 @@ def test_the_shape_stays_whole_within_the_clip(index):
 @given(indices, st.sampled_from(list(CORNERS)))
 def test_what_bounces_comes_to_all_four_walls(index, shape):
     rng = np.random.default_rng(index)
-    clip = draw(Plan(shape, "red", "white", "bounce"), rng, 64, 32)
+    clip = draw_shape(Plan(shape, "red", "white", "bounce"), rng, 64, 32)
     seen = np.argwhere(cover(clip) > 0.3)[:, 1:]
     assert seen.min() <= 1 and (seen.max(0) >= 30).all()
     turns = (np.diff(np.sign(np.diff(moments(cover(clip))[1], axis=0)), axis=0) != 0).sum(0)
@@ -103,16 +105,35 @@ def test_the_index_decides():
 
 
 @given(indices, st.integers(1, 16))
-def test_short_clips_are_pieces_of_long_ones(index, frames):
+def test_an_example_is_a_piece_of_the_clip(index, frames):
     clip, caption = DATA[index]
-    piece, same = DATA.with_frames(frames)[index]
-    assert same == caption and len(piece) == frames and DATA.frames == 16
+    piece, same = DATA.example(index, frames)
+    assert same == caption and len(piece) == frames
     starts = range(17 - frames)
     assert any(np.array_equal(piece, clip[start : start + frames]) for start in starts)
 
 
+def test_pieces_start_anywhere():
+    """Not always with the first frame; the last one comes up, too."""
+    starts = Counter()
+    for index in range(40):
+        clip, piece = DATA[index][0], DATA.example(index, 13)[0]
+        starts.update(i for i in range(4) if np.array_equal(piece, clip[i : i + 13]))
+    assert set(starts) == {0, 1, 2, 3} and max(starts.values()) < 20
+
+
+def test_clips_of_the_test_set_are_others():
+    assert isinstance(DATA, Dataset) and isinstance(TEST, Dataset)
+    trained, unseen = ({data[i][0].tobytes() for i in range(60)} for data in (DATA, TEST))
+    assert len(trained) == len(unseen) == 60 and not trained & unseen
+    assert sum(DATA[i][1] == TEST[i][1] for i in range(60)) < 10
+    for i in range(10):
+        clip, caption = TEST[i]
+        assert read_shapes(clip) == said(caption)
+
+
 def test_captions_can_be_read_by_every_preset():
-    longest = min(config.model.max_tokens for config in PRESETS.values())
+    longest = min(config.text.max_tokens for config in PRESETS.values())
     tokenizer = Tokenizer(WORDS, longest)
     for text in [*Shapes.prompts, *(DATA[i][1] for i in range(200))]:
         tokenizer.encode(text)
@@ -122,5 +143,5 @@ def test_captions_can_be_read_by_every_preset():
 
 @pytest.mark.parametrize("wrong", [{"channels": 1}, {"size": 8}])
 def test_what_would_make_captions_untrue_is_refused(wrong):
-    with pytest.raises(ValueError, match="expected 3 channels, for the colours, and a size of"):
+    with pytest.raises(TinygifError, match="expected 3 channels, for the colours, and a size of"):
         Shapes(replace(CONFIG, **wrong))

@@ -10,8 +10,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 WORDS = (
-    "a an and 0 1 2 3 4 5 6 7 8 9 zero one two three four five six seven eight nine moving going "
-    "standing still up down left right slowly quickly"
+    "a an and not 0 1 2 3 4 5 6 7 8 9 zero one two three four five six seven eight nine moving "
+    "moves going goes standing stands still up down left right slowly quickly fast"
 ).split()
 TEXT = dict(
     hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=3,

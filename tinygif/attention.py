@@ -23,12 +23,9 @@ def zeroed(layer: eqx.Module) -> eqx.Module:
 
 
 def softmax_attention(
-    q: Float[Array, "n heads d"],
-    k: Float[Array, "m heads d"],
-    v: Float[Array, "m heads d"],
-    bias: Float[Array, "heads n m"] | None = None,
-    mask: Bool[Array, " m"] | None = None,
-) -> Float[Array, "n heads d"]:
+    q: Float[Array, "n heads d"], k: Float[Array, "m heads d"], v: Float[Array, "m heads d"],
+    bias: Float[Array, "heads n m"] | None = None, mask: Bool[Array, " m"] | None = None,
+) -> Float[Array, "n heads d"]:  # fmt: skip
     """softmax(q k / sqrt(d) + bias) v (Vaswani et al. 2017, eq. 1); False in `mask` hides a key.
 
     Scores are summed and kept in float32, also where q and k are bfloat16.

@@ -10,6 +10,7 @@ A large matrix product is timed in turn with what is measured: their ratio holds
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -30,11 +31,14 @@ import tyro
 from tqdm import tqdm
 
 from tinygif import sampler, training
-from tinygif.config import PRESETS, Config
-from tinygif.data import Dataset, batch, prefetch
+from tinygif.config import PRESETS, Config, named_keys
+from tinygif.data import Dataset, Slice, prefetch, read_batch
 from tinygif.datasets import defaults, open_dataset
+from tinygif.errors import TinygifError, run_command
+from tinygif.files import write_whole
 from tinygif.pipeline import Pipeline
 from tinygif.text import Tokenizer
+from tinygif.training import Batch
 
 AXES = {
     "frames": (8, 16, 32, 64),
@@ -42,7 +46,7 @@ AXES = {
     "width": (32, 64, 128),
     "batch_size": (4, 8, 16, 32),
 }
-"""What `--scaling` varies, each alone; the batch is 4 but for its own row."""
+"""What `--scaling` varies, one field at a time; the batch is 4 unless it is the field."""
 Call = Callable[[], Any]
 
 
@@ -114,8 +118,8 @@ def describe(program: Any, times: dict[str, np.ndarray], flops: float, clips: fl
 
     clips: how many come out of one call.
     """
-    own = float(program.compiled.cost_analysis()["flops"])
-    memory = program.compiled.memory_analysis()
+    own = float(program.cost_analysis()["flops"])
+    memory = program.memory_analysis()
     share = own / times["program"] / (flops / times["matrix"])
     return {
         "ms": spread(1e3 * times["program"]),
@@ -128,72 +132,73 @@ def describe(program: Any, times: dict[str, np.ndarray], flops: float, clips: fl
     }
 
 
-def noise(config: Config, words: int) -> tuple[np.ndarray, np.ndarray]:
+def noise(config: Config, words: int) -> Batch:
     """A batch of clips and token ids without meaning."""
     data, size = config.data, config.train.batch_size
     shape = (size, data.frames, data.size, data.size, data.channels)
     clips = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    return clips, np.full((size, config.model.max_tokens), words - 1, np.int32)
-
-
-def step_inputs(config: Config) -> Callable[[tuple], tuple]:
-    """Makes the first argument of `train_step` out of clips and prompts, as train.py does."""
-    static = replace(config, train=replace(config.train, steps=None))
-    schedule, key, learning = config.diffusion.build(), jax.random.key(1), jnp.asarray(1.0)
-    return lambda some: (static, schedule, *some, key, learning)
+    return Batch(clips, np.full((size, config.text.max_tokens), words - 1, np.int32), np.float32(0))
 
 
 def train_row(config: Config, dataset: Dataset, repeat: int, matrix: tuple) -> dict:
     """A training step: loss, gradients, optimizer, average; and the wait for clips in a loop."""
-    words = len(dataset.words) + 2
-    state = training.init_state(config, words, key=jax.random.key(0))
-    weights = training.count(state.model)
-    some, state = training.shard(noise(config, words), state)
-    inputs = step_inputs(config)
-    program, compiling = compile_twice(lambda: training.train_step.lower(inputs(some), state))
+    words, key = len(dataset.words) + 2, named_keys(0).train
+    model = config.init(words, key=named_keys(0).init)
+    state, batch = training.init_state(config, model), noise(config, words)
+    weights = training.count_weights(model)
+    step = training.make_step(config, training.make_mesh())
+    program, compiling = compile_twice(lambda: step.lower(state, batch, key))
 
-    def step(some: tuple) -> Any:
+    def run(batch: Batch) -> Any:
         nonlocal state
-        state, metrics = program(inputs(some), state)
-        return metrics
+        state, logs = program(state, batch, key)
+        return logs
 
-    times = in_turn({"matrix": matrix[0], "program": lambda: step(some)}, repeat)
+    times = in_turn({"matrix": matrix[0], "program": lambda: run(batch)}, repeat)
     row = describe(program, times, matrix[1], float(config.train.batch_size))
-    waits = waiting(lambda some: step(training.shard(some, None)[0]), config, dataset, repeat + 2)
+    waits = waiting(run, config, dataset, repeat + 2)
     return {"M weights": weights / 1e6, **row, "s to compile": compiling, **waits}
+
+
+def sampling_inputs(pipeline: Pipeline, prompt: str, count: int) -> tuple:
+    """The arguments of `sampler.sample_step` for a batch of guided clips, in mid-schedule."""
+    data, options, schedule = pipeline.config.data, pipeline.config.sample, pipeline.schedule
+    text, null = (pipeline.encode_prompts([text] * count) for text in (prompt, None))
+    denoiser = pipeline.denoiser(text, null, options.guidance, None)
+    x = jnp.zeros((count, *pipeline.model.codec.shape(data.frames, data.size)))
+    t, t_next, key = np.int32(schedule.T), np.int32(schedule.T // 2), named_keys(0).sample
+    return denoiser, schedule, sampler.SOLVERS[options.solver](), x, x, t, t, t_next, key
 
 
 def sample_row(config: Config, words: list[str], repeat: int, matrix: tuple[Call, float]) -> dict:
     """A sampling step of a batch, guided; clips/s are of whole clips, at the default steps."""
-    model = training.init_state(config, len(words) + 2, key=jax.random.key(0)).model
-    pipeline, count = Pipeline(model, config, words), config.train.batch_size
-    denoiser = pipeline.denoiser([words[0]] * count, config.diffusion.guidance, None, None)
-    data = config.data
-    x = jnp.zeros((count, data.frames, data.channels, data.size, data.size))
-    solver, t = sampler.SOLVERS[config.diffusion.solver](), np.int32(pipeline.schedule.T)
-    given = (denoiser, pipeline.schedule, solver, x, x, t, t, np.int32(t // 2), jax.random.key(0))
-    program, compiling = compile_twice(lambda: sampler.step.lower(*given))
-    times = in_turn({"matrix": matrix[0], "program": lambda: program(*given)}, repeat)
-    row = describe(program, times, matrix[1], count / config.diffusion.sample_steps)
+    pipeline = Pipeline(config.init(len(words) + 2, key=named_keys(0).init), config, words)
+    inputs = sampling_inputs(pipeline, words[0], config.train.batch_size)
+    program, compiling = compile_twice(lambda: sampler.sample_step.lower(*inputs))
+    times = in_turn({"matrix": matrix[0], "program": lambda: program(*inputs)}, repeat)
+    clips = config.train.batch_size / config.sample.sample_steps
+    row = describe(program.compiled, times, matrix[1], clips)
     return {**row, "s to compile": compiling}
 
 
-def waiting(step: Callable, config: Config, dataset: Dataset, steps: int) -> dict[str, float]:
+def waiting(run: Callable, config: Config, dataset: Dataset, steps: int) -> dict[str, float]:
     """The share of a training loop's time in which it waits for clips."""
-    tokenizer = Tokenizer(dataset.words, config.model.max_tokens)
+    tokenizer = Tokenizer(dataset.words, config.text.max_tokens)
+    size, frames = config.train.batch_size, config.data.frames
 
-    def make(step: int) -> tuple[np.ndarray, np.ndarray]:
-        clips, captions = batch(dataset, 0, step, config.train.batch_size)
-        return clips, tokenizer.batch(captions)
+    def make(step: int) -> Batch:
+        clips, captions = read_batch(dataset, 0, Slice(step * size, size, frames))
+        return Batch(clips, tokenizer.batch(captions), np.float32(0))
 
-    alone = seconds(lambda: make(0)[0])
-    waits, whole, batches = [], [], prefetch(make, range(steps))
+    alone = seconds(lambda: make(0).clips)
+    waits, whole, batches = [], [], prefetch(make, itertools.count())
     for _ in range(steps):
         began = time.perf_counter()
-        some = next(batches)
+        batch = next(batches)
         waits.append(time.perf_counter() - began)
-        jax.block_until_ready(step(some))
+        jax.block_until_ready(run(batch))
         whole.append(time.perf_counter() - began)
+    batches.close()
     share = 100 * sum(waits[2:]) / sum(whole[2:])  # the first ones fill the queue
     return {"ms to make a batch": 1e3 * alone, "% waiting for it": share}
 
@@ -205,11 +210,11 @@ def scaling(config: Config, words: int, repeat: int) -> dict[str, dict]:
     for axis, values in AXES.items():
         cells = {}
         for value in tqdm(values, desc=axis, disable=not sys.stderr.isatty()):
-            now = with_value(base, axis, value)
-            model = training.init_state(now, words, key=jax.random.key(0)).model
-            call = partial(eqx.filter_jit(training.gradients), model, now.diffusion.build(), now)
-            some, key = noise(now, words), jax.random.key(1)
-            times = in_turn({"gradients": partial(call, *some, key)}, repeat)["gradients"]
+            config, keys = with_value(base, axis, value), named_keys(0)
+            model, schedule = config.init(words, key=keys.init), config.diffusion.build()
+            batch, gradients = noise(config, words), eqx.filter_jit(training.gradients)
+            call = partial(gradients, model, schedule, config, batch.clips, batch.prompts, keys.train)
+            times = in_turn({"gradients": call}, repeat)["gradients"]
             cells[str(value)] = 1e3 * float(np.median(times))
         rows[axis] = {"ms": cells, "exponent": exponent(values, list(cells.values()))}
     return rows
@@ -240,7 +245,7 @@ def import_seconds() -> float:
 
 
 def measure(config: Config, dataset: Dataset, repeat: int, with_scaling: bool) -> dict[str, Any]:
-    """All numbers of a preset on this machine; `show` prints them."""
+    """All numbers of a preset on this machine; `format_table` prints them."""
     device, on_cpu = jax.devices()[0], jax.default_backend() == "cpu"
     kinds = ["float32"] if on_cpu else ["float32", "bfloat16"]
     matrices = {kind: product(kind, 2048 if on_cpu else 8192) for kind in kinds}
@@ -273,7 +278,7 @@ def flat(tree: dict[str, Any], name: str = "") -> dict[str, Any]:
     return out
 
 
-def show(result: dict[str, Any], other: dict[str, Any] | None = None) -> str:
+def format_table(result: dict[str, Any], other: dict[str, Any] | None = None) -> str:
     """A table: a number a line; beside another result with the ratio of the two."""
     lines, before = [], flat(other or {})
     for name, value in flat(result).items():
@@ -286,11 +291,19 @@ def show(result: dict[str, Any], other: dict[str, Any] | None = None) -> str:
     return "\n".join(lines)
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """An earlier bench.json."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise TinygifError(f"expected a bench.json in {path}, got: {error}") from error
+
+
 @dataclass(frozen=True)
 class Options:
     """How fast is tinygif on this machine, beside a large matrix product?"""
 
-    preset: Literal["tiny", "small", "base"] = "tiny"
+    preset: Literal[tuple(PRESETS)] = "tiny"
     repeat: int = 15
     """How often each thing is timed."""
     dataset: str | None = None
@@ -304,19 +317,17 @@ class Options:
 
 def main(options: Options) -> None:
     if options.repeat < 1:
-        raise ValueError(f"expected --repeat of at least 1, got {options.repeat}")
-    other = None if options.compare is None else json.loads(options.compare.read_text())
+        raise TinygifError(f"expected --repeat of at least 1, got {options.repeat}")
+    other = None if options.compare is None else read_result(options.compare)
     config = PRESETS[options.preset]
     data = config.data if options.dataset is None else defaults(options.dataset)
-    dataset, config = open_dataset(replace(config, data=replace(data, mnist_dir="bundled")))
+    if data.dataset == "moving_mnist":
+        data = replace(data, mnist_dir="bundled")
+    dataset, _, config = open_dataset(replace(config, data=data))
     result = measure(config, dataset, options.repeat, options.scaling)
-    options.out.write_text(json.dumps(result, indent=1))
-    print(show(result, other), f"\nwrote {options.out}", sep="\n")
+    write_whole(options.out, json.dumps(result, indent=1).encode())
+    print(format_table(result, other), f"\nwrote {options.out}", sep="\n")
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except (ValueError, OSError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command("bench", lambda: main(tyro.cli(Options, description=__doc__)))

@@ -224,7 +224,9 @@ BOUNDS: dict[str, dict[str, tuple[float, float | None]]] = {
 """Lowest and highest value of fields, section by section; None for no end."""
 
 
-def check_range(name: str, value: float | None, low: float, high: float | None) -> None:
+def check_range(
+    name: str, value: int | float | None, low: int | float, high: int | float | None
+) -> None:
     """Refuse a number outside of [low, high]; None stands for a default and passes."""
     if value is not None and not (low <= value and (high is None or value <= high)):
         span = f"from {low} to {high}" if high is not None else f"of at least {low}"

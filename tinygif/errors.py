@@ -15,6 +15,12 @@ class TinygifError(ValueError):
     """
 
 
+def expect(fits: bool, what: str, got: object) -> None:
+    """Refuse what a person chose, with a sentence that says what was expected and what came."""
+    if not fits:
+        raise TinygifError(f"expected {what}, got {got}")
+
+
 def run_command(name: str, main: Callable[[], None], stopped: str = "stopped") -> None:
     """Run a script's `main`; Ctrl-C and a `TinygifError` end it with a sentence."""
     use_fast_cpu_kernels()

@@ -18,7 +18,7 @@ from tinygif.checkpoint import MODEL, load_model, newest
 from tinygif.config import Config, TextConfig, named_keys
 from tinygif.errors import TinygifError
 from tinygif.files import cache_dir
-from tinygif.gif import encode_gif, enlarge, fps_delays
+from tinygif.gif import encode_gif, enlarge, fps_delays, grid
 from tinygif.guidance import Denoiser, Thresholded, guide
 from tinygif.text import Condition, Text, TextToGif, Tokenizer
 
@@ -46,6 +46,16 @@ class GeneratedClips:
 
     def __repr__(self) -> str:
         return f"GeneratedClips(uint8 {self.shape}, {self.captions})"
+
+    def picture(self, scale: int | None = None) -> UInt8[np.ndarray, "f h2 w2 c"]:
+        """One clip to write: a single one enlarged, several in a grid with their captions.
+
+        scale: times that every pixel is enlarged; by default to about 128 pixels.
+        """
+        scale = scale or max(1, 128 // self.shape[2])
+        if len(self) == 1:
+            return enlarge(self.array[0], scale)
+        return grid(self.array, captions=self.captions, scale=scale)
 
     def _repr_html_(self) -> str:
         def figure(clip: np.ndarray, caption: str) -> str:

@@ -56,6 +56,24 @@ class FiLM(eqx.Module):
         return x * (1 + scale) + shift
 
 
+class ConditionMLP(eqx.Module):
+    """Turns the noise level in [0, 1] and the pooled prompt into one vector, the FiLM condition."""
+
+    fc1: eqx.nn.Linear
+    fc2: eqx.nn.Linear
+    from_text: eqx.nn.Linear
+
+    def __init__(self, width: int, dim: int, text_width: int, *, key: Key[Array, ""]):
+        key1, key2, text_key = jax.random.split(key, 3)
+        self.fc1 = eqx.nn.Linear(width, dim, key=key1)
+        self.fc2 = eqx.nn.Linear(dim, dim, key=key2)
+        self.from_text = eqx.nn.Linear(text_width, dim, key=text_key)
+
+    def __call__(self, t: Float[Array, ""], pooled: Float[Array, " d2"]) -> Float[Array, " d"]:
+        level = time_embedding(t, self.fc1.in_features).astype(pooled.dtype)
+        return jax.nn.silu(self.fc2(jax.nn.silu(self.fc1(level))) + self.from_text(pooled))
+
+
 class Conv3x3(eqx.Module):
     """A 3x3 convolution that keeps the side. Weights are (outputs, 3, 3, inputs).
 

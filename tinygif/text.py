@@ -182,8 +182,9 @@ class TextAdapter(eqx.Module):
 
 
 def transform(
-    x: Float[Array, "n d"], mask: Bool[Array, " n"], layers: list[TransformerLayer], norm: eqx.nn.RMSNorm
-) -> Text:
+    x: Float[Array, "n d"], mask: Bool[Array, " n"], layers: list[TransformerLayer],
+    norm: eqx.nn.RMSNorm,
+) -> Text:  # fmt: skip
     """Send tokens through the layers; set padding to zero; average the rest."""
     for layer in layers:
         x = layer(x, mask)

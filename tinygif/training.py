@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -39,7 +40,7 @@ class TrainState(eqx.Module):
     tflop: Float[Array, ""]
 
 
-class Batch(eqx.Module):
+class Batch(NamedTuple):
     """What a step trains on, and how far the run is: 0 at its start, 1 at its end."""
 
     clips: UInt8[Array | np.ndarray, "b f h w c"]

@@ -1,15 +1,15 @@
-"""The space-time U-Net: an image U-Net lifted over frames, with attention along time between.
+"""The space-time U-Net: an image U-Net applied to every frame, with layers along time in between.
 
 The shape is that of Video Diffusion Models (Ho et al. 2022, section 3): residual blocks within
-frames, attention over space, over time and to the prompt, down to small images and up again with
-skips, which are added rather than stacked: the first convolution on the way up costs half. The stem
-folds `patch` x `patch` pixels and groups of `time_patch` frames into channels, since a clip is
-redundant in both. No 3-D convolution anywhere. Lesson 08.
+frames; attention over space, to the prompt and over time; down to small images and up again. Each
+block on the way up also gets the output of its partner on the way down. The two are added, not
+stacked as channels as in the paper: the next convolution then costs half. The stem folds `patch` x
+`patch` pixels and groups of `time_patch` frames into channels, because neighbouring pixels and
+frames are much alike. There is no 3-D convolution. Lesson 08.
 """
 
-import itertools
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise, zip_longest
 from typing import Literal
 
 import equinox as eqx
@@ -18,16 +18,16 @@ from einops import rearrange
 from jaxtyping import Array, Float, Key
 
 from tinygif.attention import Attention, over_space, over_time, to_text, zeroed
-from tinygif.errors import TinygifError
+from tinygif.errors import expect
 from tinygif.position import RelativePositionBias
 from tinygif.resnet import (
+    ConditionMLP,
     Conv3x3,
     Downsample,
     ResnetBlock,
     TemporalConv,
     Upsample,
     group_norm,
-    time_embedding,
 )
 from tinygif.text import Condition, Text, TextToGif
 
@@ -39,11 +39,11 @@ the prompt, over time."""
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The U-Net. A level is a resolution; level 0 is the largest."""
+    """The settings of the U-Net. Each level is one resolution; level 0 has the largest images."""
 
     model: Literal["unet"] = "unet"
     width: int = 64
-    """Channels of level 0, when its multiplier is 1."""
+    """Channels of a level whose multiplier is 1."""
     multipliers: tuple[int, ...] = (1, 2, 4, 8)
     """Channels of each level, in widths."""
     levels: tuple[str, ...] = ("time", "time", "space+text+time", "space+text+time")
@@ -56,11 +56,11 @@ class UNetConfig:
     patch: int = 2
     """The stem folds patch x patch pixels into channels."""
     time_patch: int = 1
-    """The stem folds groups of so many frames into channels."""
+    """The stem folds groups of this many frames into channels."""
     heads: int = 4
     head_dim: int = 32
     full_attention: int = 1024
-    """Pixels up to which attention over space is full; linear above."""
+    """Attention over space is full on images of up to this many pixels, linear on larger ones."""
     pixel_shuffle: bool = False
     """Upsample by pixel shuffle instead of resize and convolution."""
     checkpoint_gradients: bool = False
@@ -68,44 +68,34 @@ class UNetConfig:
 
     def check(self, *, frames: int, size: int) -> None:
         """Refuse settings that make no network, and clips that the network cannot fold."""
-        for name in ("width", "blocks", "patch", "time_patch", "heads"):
-            if getattr(self, name) < 1:
-                raise TinygifError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        if self.head_dim < 2 or self.head_dim % 2:
-            raise TinygifError(f"expected an even head_dim of at least 2, got {self.head_dim}")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise TinygifError(f"expected multipliers of at least 1, got {self.multipliers}")
-        if len(self.levels) != len(self.multipliers):
-            raise TinygifError(
-                f"expected one entry in levels for each of {len(self.multipliers)} multipliers, "
-                f'got {self.levels}: for example --levels {" ".join(["time"] * len(self.multipliers))}'
-            )
+        for name in ("width", "blocks", "patch", "time_patch", "heads", "head_dim"):
+            expect(getattr(self, name) >= 1, f"{name} of at least 1", getattr(self, name))
+        expect(self.head_dim % 2 == 0, "an even head_dim", self.head_dim)
+        expect(min(self.multipliers, default=0) >= 1, "multipliers of at least 1", self.multipliers)
+        n = len(self.multipliers)
+        what = f"a level for each of {n} multipliers, such as --levels {' '.join(['time'] * n)}"
+        expect(len(self.levels) == n, what, self.levels)
+        what = f"levels and middle made of {', '.join(KINDS)}, each at most once and joined by +"
         for entry in (*self.levels, *self.middle):
-            kinds = entry.split("+") if entry else []
-            if len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
-                raise TinygifError(
-                    f"expected levels and middle made of {', '.join(KINDS)}, each at most once and "
-                    f"joined by +, got {entry!r}"
-                )
-        fold = self.patch * 2 ** (len(self.multipliers) - 1)
-        if size % fold or size < fold:
-            raise TinygifError(
-                f"expected a size that is a multiple of {fold} (patch {self.patch}, halved "
-                f"{len(self.multipliers) - 1} times), got {size}"
-            )
-        if frames % self.time_patch or frames < 1:
-            raise TinygifError(
-                f"expected frames that are a multiple of {self.time_patch}, which the stem folds "
-                f"into one, got {frames}"
-            )
+            kinds = split_kinds(entry)
+            expect(sorted(kinds) == sorted(set(kinds) & set(KINDS)), what, repr(entry))
+        fold = self.patch * 2 ** (n - 1)
+        what = f"a size that is a multiple of {fold} (patch {self.patch}, halved {n - 1} times)"
+        expect(size >= fold and size % fold == 0, what, size)
+        what = f"frames that are a multiple of {self.time_patch}, which the stem folds into one"
+        expect(frames >= 1 and frames % self.time_patch == 0, what, frames)
 
     def build(
         self, shape: tuple[int, int, int, int], text_width: int, *, key: Key[Array, ""]
     ) -> "UNet3D":
-        """A new U-Net for clips of a shape (f, c, h, w) and prompts of a width."""
-        frames, channels, size, _ = shape
-        self.check(frames=frames, size=size)
-        return UNet3D(self, channels, size, text_width, key=key)
+        """A new U-Net for clips of shape (f, c, h, w) and `Text` of width `text_width`."""
+        self.check(frames=shape[0], size=shape[2])
+        return UNet3D(self, shape[1], shape[2], text_width, key=key)
+
+
+def split_kinds(entry: str) -> tuple[str, ...]:
+    """The kinds in one entry of `levels` or `middle`."""
+    return tuple(entry.split("+")) if entry else ()
 
 
 class SpaceTimeBlock(eqx.Module):
@@ -137,35 +127,16 @@ class SpaceTimeBlock(eqx.Module):
     ) -> Float[Array, "f c_out h w"]:
         x = jax.vmap(self.resnet, in_axes=(0, None))(x, condition)
         for kind in self.kinds:
-            layer = self.mixing[kind]
             match kind:
                 case "conv":
-                    x = layer(x)
+                    x = self.mixing["conv"](x)
                 case "space":
-                    x = over_space(layer, x)
+                    x = over_space(self.mixing["space"], x)
                 case "text":
-                    x = to_text(layer, x, text.states, text.mask)
+                    x = to_text(self.mixing["text"], x, text.states, text.mask)
                 case "time":
-                    x = over_time(layer, x, bias)
+                    x = over_time(self.mixing["time"], x, bias)
         return x
-
-
-class ConditionMLP(eqx.Module):
-    """The noise level in [0, 1] and the pooled prompt as one vector, which FiLM layers read."""
-
-    fc1: eqx.nn.Linear
-    fc2: eqx.nn.Linear
-    from_text: eqx.nn.Linear
-
-    def __init__(self, width: int, dim: int, text_width: int, *, key: Key[Array, ""]):
-        key1, key2, text_key = jax.random.split(key, 3)
-        self.fc1 = eqx.nn.Linear(width, dim, key=key1)
-        self.fc2 = eqx.nn.Linear(dim, dim, key=key2)
-        self.from_text = eqx.nn.Linear(text_width, dim, key=text_key)
-
-    def __call__(self, t: Float[Array, ""], pooled: Float[Array, " d2"]) -> Float[Array, " d"]:
-        level = time_embedding(t, self.fc1.in_features).astype(pooled.dtype)
-        return jax.nn.silu(self.fc2(jax.nn.silu(self.fc1(level))) + self.from_text(pooled))
 
 
 class UNet3D(eqx.Module):
@@ -186,15 +157,15 @@ class UNet3D(eqx.Module):
     def __init__(
         self, config: UNetConfig, channels: int, size: int, text_width: int, *, key: Key[Array, ""]
     ):
-        keys = (jax.random.fold_in(key, i) for i in itertools.count())
+        keys = (jax.random.fold_in(key, i) for i in count())
         widths = [config.width * m for m in config.multipliers]
         patch = channels * config.time_patch * config.patch**2
-        dim = 4 * config.width
+        dim, shuffle = 4 * config.width, config.pixel_shuffle
 
-        def block(c_in: int, level: int, kinds: str) -> SpaceTimeBlock:
-            layers, side = tuple(kinds.split("+")) if kinds else (), size // config.patch // 2**level
+        def block(level: int, entry: str) -> SpaceTimeBlock:
+            width, side, kinds = widths[level], size // config.patch // 2**level, split_kinds(entry)
             return SpaceTimeBlock(
-                c_in, widths[level], dim, layers, config, side, text_width, key=next(keys)
+                width, width, dim, kinds, config, side, text_width, key=next(keys)
             )
 
         levels = list(enumerate(config.levels))
@@ -202,43 +173,35 @@ class UNet3D(eqx.Module):
         self.condition = ConditionMLP(config.width, dim, text_width, key=next(keys))
         self.bias = RelativePositionBias(config.heads, key=next(keys))
         self.stem = Conv3x3(patch, widths[0], key=next(keys))
-        self.down = [[block(widths[i], i, k) for _ in range(config.blocks)] for i, k in levels]
+        self.down = [[block(*level) for _ in range(config.blocks)] for level in levels]
         self.shrink = [Downsample(a, b, key=next(keys)) for a, b in pairwise(widths)]
-        self.middle = [block(widths[-1], len(widths) - 1, kinds) for kinds in config.middle]
-        self.up = [[block(widths[i], i, k) for _ in range(config.blocks)] for i, k in levels]
-        self.grow = [
-            Upsample(b, a, shuffle=config.pixel_shuffle, key=next(keys))
-            for a, b in pairwise(widths)
-        ]
+        self.middle = [block(len(widths) - 1, entry) for entry in config.middle]
+        self.up = [[block(*level) for _ in range(config.blocks)] for level in levels]
+        self.grow = [Upsample(b, a, shuffle=shuffle, key=next(keys)) for a, b in pairwise(widths)]
         self.norm = group_norm(widths[0])
         self.head = zeroed(Conv3x3(widths[0], patch, key=next(keys)))
 
     def __call__(self, x_t: Clip, t: Float[Array, ""], condition: Condition) -> Clip:
         p, q = self.config.time_patch, self.config.patch
         x = rearrange(x_t, "(f k) c (h p) (w q) -> f (k c p q) h w", k=p, p=q, q=q)
-        text = condition.text
-        film, bias = self.condition(t, text.pooled), self.bias(len(x))
-
-        def apply(block: SpaceTimeBlock, x: Clip) -> Float[Array, "f c_out h w"]:
-            return block(x, film, text, bias)
-
+        text, bias = condition.text, self.bias(len(x))
+        vector = self.condition(t, text.pooled)
+        apply = lambda block, x: block(x, vector, text, bias)  # noqa: E731
         if self.config.checkpoint_gradients:
             apply = eqx.filter_checkpoint(apply)
 
         x, skips = jax.vmap(self.stem)(x), []
-        for i, blocks in enumerate(self.down):
-            if i > 0:
-                x = jax.vmap(self.shrink[i - 1])(x)
+        for blocks, shrink in zip_longest(self.down, self.shrink):
             for block in blocks:
                 x = apply(block, x)
                 skips.append(x)
+            x = x if shrink is None else jax.vmap(shrink)(x)
         for block in self.middle:
             x = apply(block, x)
-        for i, blocks in reversed(list(enumerate(self.up))):
+        for blocks, grow in zip_longest(self.up[::-1], self.grow[::-1]):
             for block in blocks:
                 x = apply(block, x + skips.pop())
-            if i > 0:
-                x = jax.vmap(self.grow[i - 1])(x)
+            x = x if grow is None else jax.vmap(grow)(x)
         x = jax.vmap(self.head)(jax.nn.silu(jax.vmap(self.norm)(x)))
         return rearrange(x, "f (k c p q) h w -> (f k) c (h p) (w q)", k=p, p=q, q=q)
 
@@ -248,6 +211,7 @@ def without_time(model: TextToGif) -> TextToGif:
 
     def cut(path: tuple, leaf: Array) -> Array:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        return leaf * 0 if ".mixing.time.out." in name or ".mixing.conv.conv." in name else leaf
+        is_last = ".mixing.time.out." in name or ".mixing.conv.conv." in name
+        return jax.numpy.zeros_like(leaf) if is_last else leaf
 
     return jax.tree_util.tree_map_with_path(cut, model)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygif.data import batch
+from tinygif.data import read_batch, slice_at
 from tinygif.gif import write_gif
 
 # file: (delays in ms, captions, frames that a player shows at 6 moments)
@@ -39,21 +39,26 @@ def check_folder(data) -> None:
         epoch, i = divmod(index, 3)
         _, captions, frames = FILES[names[i]]
         clip, caption = data[index]
-        told = f"index {index}, {names[i]}.gif in epoch {epoch}"
+        case = f"index {index}, {names[i]}.gif in epoch {epoch}"
         shape = getattr(clip, "shape", type(clip).__name__)
-        assert shape == (6, 2, 1, 3), f"{told}: expected a clip of shape (6, 2, 1, 3), got {shape}"
-        assert clip.dtype == np.uint8, f"{told}: expected uint8, got {clip.dtype}"
+        assert shape == (6, 2, 1, 3), f"{case}: expected a clip of shape (6, 2, 1, 3), got {shape}"
+        assert clip.dtype == np.uint8, f"{case}: expected uint8, got {clip.dtype}"
         base = 80 * list(FILES).index(names[i])
         shown = (clip[:, 0, 0, 0].astype(int) - base).tolist()
-        assert shown == frames, f"{told}: expected the frames {frames} of the file, got {shown}"
+        assert shown == frames, f"{case}: expected the frames {frames} of the file, got {shown}"
         wanted = captions[epoch % len(captions)]
-        assert caption == wanted, f"{told}: expected the caption {wanted!r}, got {caption!r}"
+        assert caption == wanted, f"{case}: expected the caption {wanted!r}, got {caption!r}"
+    short, caption = data.example(1, 3)
+    assert short.shape == (3, 2, 1, 3), (
+        f"example(1, 3): expected 3 frames, a clip of shape (3, 2, 1, 3), got {short.shape}")
+    assert caption == data[1][1], (
+        f"example(1, 3): expected the caption of index 1, {data[1][1]!r}, got {caption!r}")
 
 
 def check_batches(data, fresh) -> None:
-    whole = [batch(data, 0, step, 2) for step in range(9)]
+    whole = [read_batch(data, 0, slice_at(step, 2, 6)) for step in range(9)]
     for step in reversed(range(9)):  # a new object, asked in another order: a resumed run
-        clips, captions = batch(fresh, 0, step, 2)
+        clips, captions = read_batch(fresh, 0, slice_at(step, 2, 6))
         assert np.array_equal(clips, whole[step][0]) and captions == whole[step][1], (
             f"step {step}: expected the same batch after resuming, got another: "
-            "make what `folder[index]` gives depend on the index alone")
+            "make what `example` gives depend on its arguments alone")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygif.gif import enlarge, grid, strip, to_clip, to_model, write, write_gif
+from tinygif.gif import Pixels, enlarge, grid, strip, write, write_gif
 
 
 def square(frames: int = 24, size: int = 32) -> np.ndarray:
@@ -31,8 +31,9 @@ def draw(folder: Path) -> None:
     rows[1][:, rows[1].shape[1] // 2 :] = 255
     write(folder / "00_kept.png", grid([row[None] for row in rows], 1, captions, scale=2))
 
-    bright = 1.02 * np.asarray(to_model(clip[:1]))
+    pixels = Pixels(1)
+    bright = 1.02 * np.asarray(pixels.encode(clip[:1]))
     cast = np.round((bright + 1) * 127.5).astype(int).astype(np.uint8)
-    cells = [to_clip(bright), np.moveaxis(cast, 1, -1)]
+    cells = [pixels.decode(bright), np.moveaxis(cast, 1, -1)]
     cells = [np.pad(cell, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=160) for cell in cells]
     write(folder / "00_cast.png", grid(cells, 2, ["clip, then cast", "cast, no clip"], scale=4))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygif.gif import grid, to_clip, to_model, write, write_gif
+from tinygif.gif import Pixels, grid, write, write_gif
 
 BETA, SIZE, FRAMES = 0.01, 32, 16
 
@@ -17,12 +17,12 @@ def square() -> np.ndarray:
     for f, frame in enumerate(clip):
         at = abs((f + room) % (2 * room) - room)
         frame[at : at + side, at : at + side] = 255
-    return np.asarray(to_model(clip))
+    return np.asarray(Pixels(1).encode(clip))
 
 
 def visible(x: np.ndarray) -> np.ndarray:
     """-2 to 2 as 16 shades from black to white: fewer shades make a smaller GIF."""
-    return to_clip(np.asarray(x) / 2) // 17 * 17
+    return Pixels(1).decode(np.asarray(x) / 2) // 17 * 17
 
 
 def draw(folder: Path) -> None:

@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from tinygif.gif import grid, to_clip, to_model, write  # noqa: E402
+from tinygif.gif import Pixels, grid, write  # noqa: E402
 from tinygif.schedule import cosine, linear, rectified, scaled_linear  # noqa: E402
 
 
@@ -40,14 +40,15 @@ def draw(folder: Path) -> None:
     curves(folder / "02_log_snr.png")
     clip = np.zeros((1, 32, 32, 1), np.uint8)
     clip[:, 5:28, 5:28] = 255
-    x0 = np.asarray(to_model(clip))
+    pixels = Pixels(1)
+    x0 = np.asarray(pixels.encode(clip))
     eps = np.random.default_rng(0).standard_normal(x0.shape)
     rows = {
         "cut": np.append(1, cut_alpha()),
         "scaled": np.asarray(linear(300).alpha),
     }
     steps = (0, 60, 120, 180, 240, 300)
-    cells = [to_clip((a[t] * x0 + np.sqrt(1 - a[t] ** 2) * eps) / 2)
+    cells = [pixels.decode((a[t] * x0 + np.sqrt(1 - a[t] ** 2) * eps) / 2)
              for a in rows.values() for t in steps]
     captions = [f"{name}, t = {t}" for name in rows for t in steps]
     write(folder / "02_cut.png", grid(cells, len(steps), captions, scale=3))

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from tinygif.exact import ExactDenoiser
-from tinygif.gif import grid, to_clip, to_model, write, write_gif
+from tinygif.gif import Pixels, grid, write, write_gif
 from tinygif.moving_mnist import bundled_digits, resize
 from tinygif.schedule import cosine
 
-SCHEDULE = cosine(1000)
+SCHEDULE, PIXELS = cosine(1000), Pixels(1)
 PARTS = ((1, 2), (2, 1))  # x_t at half contrast, the guess at full
 
 
@@ -25,7 +25,7 @@ def drifting_digits(n: int = 64) -> jax.Array:
         for f, frame in enumerate(clip):
             row, column = 16 - abs((start + speed * f) % 32 - 16)
             frame[row : row + 16, column : column + 16, 0] = digit
-    return to_model(clips)
+    return PIXELS.encode(clips)
 
 
 def generate(denoiser, x: jax.Array, steps: int = 20) -> list[tuple[int, jax.Array, jax.Array]]:
@@ -59,12 +59,15 @@ def draw(folder: Path) -> None:
     data = drifting_digits()
     noise = jax.random.normal(jax.random.key(0), (8, *data.shape[1:]))
     history = generate(ExactDenoiser(SCHEDULE, data), noise)
-    clips = to_clip(history[-1][1])
+    clips = PIXELS.decode(history[-1][1])
     write_gif(folder / "03_generated.gif", grid(clips, 4, scale=3), fps=8)
 
     moving = [*history, *[history[-1]] * 16]  # one GIF frame a step, then the clip once
-    cells = [np.concatenate([to_clip(step[part][i, k % 16][None] / scale) for k, step in
-                             enumerate(moving)]) for i in range(2) for part, scale in PARTS]
+    cells = [
+        np.concatenate([PIXELS.decode(step[part][i, k % 16][None] / scale)
+                        for k, step in enumerate(moving)])
+        for i in range(2) for part, scale in PARTS
+    ]  # fmt: skip
     cells = [cell // 17 * 17 for cell in cells]  # 16 shades: a smaller file
     write_gif(folder / "03_denoising.gif", grid(cells, 4, ["x_t", "guess of x0"] * 2, 3), fps=5)
 
@@ -72,11 +75,11 @@ def draw(folder: Path) -> None:
     cells, captions = [], []
     for i in range(3):
         for name, (part, scale) in zip(("x_t", "guess"), PARTS, strict=True):
-            cells += [to_clip(step[part][i, :1] / scale) for step in shown]
+            cells += [PIXELS.decode(step[part][i, :1] / scale) for step in shown]
             captions += [f"{name}, t = {step[0]}" for step in shown]
     write(folder / "03_denoising.png", grid(cells, len(shown), captions, scale=3))
 
-    broken = to_clip(generate(timid(data), noise[:2])[-1][1])
+    broken = PIXELS.decode(generate(timid(data), noise[:2])[-1][1])
     cells = [clip[:1] for clip in (*broken, *clips[:2])]
     captions = ["mean, noise 0", "mean, noise 1", "sum, noise 0", "sum, noise 1"]
     write(folder / "03_timid.png", grid(cells, 4, captions, scale=3))

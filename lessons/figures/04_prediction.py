@@ -9,16 +9,16 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
 from lessons.conftest import run_lesson  # noqa: E402
-from tinygif.gif import grid, to_clip, write_gif  # noqa: E402
+from tinygif.gif import Pixels, grid, write_gif  # noqa: E402
 
 LESSON = Path(__file__).parent.parent / "04_prediction.md"
 
 
-def rows(path: Path, made: dict[str, np.ndarray]) -> None:
+def rows(path: Path, generated: dict[str, np.ndarray]) -> None:
     """The first eight clips of each row, (b, 216), under the row's name."""
-    cells = [clip for x in made.values() for clip in to_clip(x[:8].reshape(8, 6, 1, 6, 6))]
-    captions = [name for name in made for _ in range(8)]
-    write_gif(path, grid(cells, 8, captions, scale=8), fps=6)
+    clips = [Pixels(1).decode(x[:8].reshape(8, 6, 1, 6, 6)) for x in generated.values()]
+    captions = [name for name in generated for _ in range(8)]
+    write_gif(path, grid(np.concatenate(clips), 8, captions, scale=8), fps=6)
 
 
 def weights(path: Path, snr: np.ndarray) -> None:
@@ -39,7 +39,7 @@ def weights(path: Path, snr: np.ndarray) -> None:
 def draw(folder: Path) -> None:
     """04_trained.gif, 04_weights.png, 04_weighed.gif."""
     names = run_lesson(LESSON)
-    rows(folder / "04_trained.gif", names["made"])
+    rows(folder / "04_trained.gif", names["generated"])
     rows(folder / "04_weighed.gif", {"SNR": names["heavy"], "min-SNR": names["capped"],
                                      "x0 as v": names["mixed"]})
     weights(folder / "04_weights.png", names["snr"])

@@ -11,7 +11,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from tinygif.gif import grid, to_clip, to_model, write_gif  # noqa: E402
+from tinygif.gif import Pixels, grid, write_gif  # noqa: E402
 from tinygif.resnet import ResnetBlock, time_embedding  # noqa: E402
 from tinygif.schedule import cosine  # noqa: E402
 
@@ -43,7 +43,7 @@ def bouncing() -> np.ndarray:
     for f, frame in enumerate(clip):
         at = abs(2 * f - 16)
         frame[at : at + 16, at : at + 16] = 255
-    return np.asarray(to_model(clip))
+    return np.asarray(Pixels(1).encode(clip))
 
 
 def read_off(path: Path) -> None:
@@ -53,7 +53,7 @@ def read_off(path: Path) -> None:
     hands = np.asarray(jax.vmap(lambda t: time_embedding(t, 64))(levels))
     drawn = [features @ np.linalg.lstsq(features, film, rcond=None)[0]
              for features in (number, hands)]  # fmt: skip
-    cells = [to_clip(x.reshape(16, 1, 32, 32)) // 17 * 17 for x in (film, *drawn)]
+    cells = [Pixels(1).decode(x.reshape(16, 1, 32, 32)) // 17 * 17 for x in (film, *drawn)]
     write_gif(path, grid(cells, 3, ["truth", "plain number", "sines and cosines"], 5), fps=8)
 
 
@@ -67,7 +67,7 @@ def deep(path: Path) -> None:
         block = make(key)
         y = run(block, y)
         z = run(eqx.tree_at(lambda b: b.conv2, block, block.conv1), z) - z
-    cells = [to_clip(a[:, :1]) // 17 * 17 for a in (x, y, z)]
+    cells = [Pixels(1).decode(a[:, :1]) // 17 * 17 for a in (x, y, z)]
     captions = ["truth", "30 new blocks", "30 without the input"]
     write_gif(path, grid(cells, 3, captions, 5), fps=8)
 

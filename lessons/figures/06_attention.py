@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tinygif.attention import Attention, over_space, over_time
-from tinygif.gif import grid, to_clip, write, write_gif
+from tinygif.gif import Pixels, grid, write, write_gif
 
 
 def creature_film() -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
@@ -40,7 +40,7 @@ def found(path: Path) -> None:
                 light[f, 4 + i : 25 + i, 4 + j : 25 + j], 2 * spots - 1)  # fmt: skip
         row, column = divmod(int(p.argmax()), 21)
         drawn[f, row : row + 12, column : column + 12] = answer.reshape(12, 12)
-    cells = [to_clip(x[:, None]) // 17 * 17 for x in (noisy / 2, light, drawn)]
+    cells = [Pixels(1).decode(x[:, None]) // 17 * 17 for x in (noisy / 2, light, drawn)]
     write_gif(path, grid(cells, 3, ["noisy clip", "attention map", "mean answer"], 6), fps=3)
 
 
@@ -53,8 +53,8 @@ def hears(path: Path) -> None:
     looks = {"space": space, "time": time, "both": lambda x: time(space(x))}
     cells, captions = [], []
     for name, look in looks.items():
-        ill = np.isnan(jax.jit(look)(x.at[0, :, 0, 0].set(jnp.nan))).any(axis=1)
-        cells += [to_clip(np.where(frame, -0.9, 0.7)[None, None]) for frame in ill]
+        became_nan = np.isnan(jax.jit(look)(x.at[0, :, 0, 0].set(jnp.nan))).any(axis=1)
+        cells += [Pixels(1).decode(np.where(frame, -0.9, 0.7)[None, None]) for frame in became_nan]
         captions += [f"{name}, frame {f}" for f in range(8)]
     write(path, grid(cells, 8, captions, scale=9))
 
@@ -63,7 +63,7 @@ def reshaped(path: Path) -> None:
     """The creature, and what `reshape` makes of it."""
     clip, _, _ = creature_film()
     broken = clip.transpose(1, 2, 0).reshape(clip.shape)
-    cells = [to_clip(x[:, None]) for x in (clip, broken)]
+    cells = [Pixels(1).decode(x[:, None]) for x in (clip, broken)]
     write_gif(path, grid(cells, 2, ["rearrange", "reshape"], 6), fps=3)
 
 

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from tinygif.attention import Attention  # noqa: E402
-from tinygif.gif import grid, to_clip, write_gif  # noqa: E402
+from tinygif.gif import Pixels, grid, write_gif  # noqa: E402
 from tinygif.position import RelativePositionBias, bucket, rotary  # noqa: E402
 
 SLOW = True  # trains three networks
@@ -112,6 +112,6 @@ def draw(folder: Path) -> None:
         guess = jax.jit(jax.vmap(train(how)))(hide(clips))
         shown[name] = clips.at[:, 1::2].set(guess[:, 1::2])
     shown["truth"] = clips
-    columns = [to_clip(x.reshape(3, 8, 1, 8, 8)) for x in shown.values()]
+    columns = [Pixels(1).decode(x.reshape(3, 8, 1, 8, 8)) for x in shown.values()]
     cells = [column[i] // 17 * 17 for i in range(3) for column in columns]
     write_gif(folder / "07_filled.gif", grid(cells, 5, list(shown) * 3, scale=8), fps=3)

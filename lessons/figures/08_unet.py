@@ -6,26 +6,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-import equinox as eqx
 import numpy as np
 
 import tinygif
-from tinygif.attention import zeroed
 from tinygif.gif import grid, read_gif, write_gif
 from tinygif.moving_mnist import WORDS
 from tinygif.pipeline import Pipeline
-from tinygif.unet import TextToGif
+from tinygif.unet import without_time
 
 SLOW = True
 SCRIPT = Path(tinygif.__file__).parent.parent / "train.py"
 PROMPTS = ("a 1 moving right", "a 0 moving down right", "a 2 moving left", "a 7 moving up")
-
-
-def time_layers(model: TextToGif) -> list[eqx.Module]:
-    """Every layer along time, as in the lesson."""
-    unet = model.unet
-    blocks = [block for level in (*unet.down, unet.middle, *unet.up) for block in level]
-    return [a for b in blocks for a in (b.conv_time, b.time) if a is not None]
 
 
 def first(path: Path, sample: Path) -> None:
@@ -35,8 +26,7 @@ def first(path: Path, sample: Path) -> None:
 
 def still(path: Path, pipeline: Pipeline) -> None:
     """Prompts drawn by a trained model, and by the same with its layers along time at zero."""
-    model = eqx.tree_at(time_layers, pipeline.model, replace_fn=zeroed)
-    timeless = Pipeline(model, pipeline.config, WORDS)
+    timeless = Pipeline(without_time(pipeline.model), pipeline.config, WORDS)
     rows = [make(PROMPTS, seed=0, steps=25).array for make in (pipeline, timeless)]
     captions = [*PROMPTS, *(f"{prompt}, no time" for prompt in PROMPTS)]
     picture = grid(np.concatenate(rows), len(PROMPTS), captions, scale=3)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from tinygif.diffusion import q_sample
-from tinygif.gif import grid, to_clip, write_gif
+from tinygif.gif import Pixels, grid, write_gif
 from tinygif.schedule import cosine
 from tinygif.text import TextEncoder, Tokenizer
 
@@ -32,8 +32,8 @@ class Net(eqx.Module):
         self.paint = eqx.nn.MLP(512 + 1 + 64, 512, 256, 2, key=two)
 
     def __call__(self, x_t: jax.Array, t: jax.Array, ids: jax.Array) -> jax.Array:
-        told = jnp.concatenate([x_t.ravel(), t[None] / 1000, self.text(ids).pooled])
-        return self.paint(told).reshape(x_t.shape)
+        row = jnp.concatenate([x_t.ravel(), t[None] / 1000, self.text(ids).pooled])
+        return self.paint(row).reshape(x_t.shape)
 
 
 guess_all = eqx.filter_jit(lambda model, *args: jax.vmap(model)(*args))
@@ -67,8 +67,8 @@ def train(shuffle: bool, steps: int = 1500) -> Net:
 
     for _ in range(steps):
         x0, way, t, eps = draw_examples(rng, 64)
-        told = rng.permutation(way) if shuffle else way
-        model, state = step(model, state, x0, CAPTIONS[told], t, eps)
+        shown = rng.permutation(way) if shuffle else way
+        model, state = step(model, state, x0, CAPTIONS[shown], t, eps)
     x0, way, t, eps = draw_examples(np.random.default_rng(1), 1024)
     cost = [eqx.filter_jit(loss)(model, x0, CAPTIONS[w], t, eps) for w in (way, np.roll(way, 1))]
     print(f"captions {'shuffled' if shuffle else 'matching'} in training: "
@@ -90,7 +90,8 @@ def draw(folder: Path) -> None:
     noise = np.random.default_rng(2).standard_normal((1, 8, 8, 8), np.float32).repeat(4, axis=0)
     cells, captions = [], []
     for shuffle in (False, True):
-        clips = to_clip(generate(train(shuffle), noise, CAPTIONS)[:, :, None]) // 17 * 17
+        clips = generate(train(shuffle), noise, CAPTIONS)[:, :, None]
+        clips = Pixels(1).decode(clips) // 17 * 17
         cells += list(clips)
         captions += [f"go {way}" + (", shuffled" if shuffle else "") for way in WAYS]
     write_gif(folder / "10_obey.gif", grid(cells, 4, captions, scale=12), fps=8)

@@ -13,7 +13,7 @@ import numpy as np  # noqa: E402
 
 from lessons.check import find, load  # noqa: E402
 from tinygif.exact import ExactDenoiser  # noqa: E402
-from tinygif.gif import grid, to_clip, write_gif  # noqa: E402
+from tinygif.gif import Pixels, grid, write_gif  # noqa: E402
 from tinygif.sampler import DDIM, DDPM, DPMSolver, sample, trajectory  # noqa: E402
 from tinygif.schedule import linear  # noqa: E402
 
@@ -21,20 +21,21 @@ SCHEDULE = linear(1000)
 KEY = jax.random.key(0)
 
 
-def careless(schedule, x_t, x0, before, u, t, s, z):
+def careless(schedule, move):
     """The broken 2M of the lesson: a whole step ahead instead of half a step."""
-    lam = schedule.log_snr / 2
+    t, s, u, lam = move.t, move.t_next, move.t_before, schedule.log_snr / 2
     k = jnp.where(u > t, (lam[s] - lam[t]) / (lam[t] - lam[u]), 0.0)
-    return DDIM()(schedule, x_t, x0 + k * (x0 - before), before, u, t, s, z)
+    guess = move.x0 + k * (move.x0 - move.x0_before)
+    return DDIM()(schedule, move._replace(x0=guess))
 
 
 def orders(path: Path) -> None:
     """Error at T / 2 against the number of steps, data {-1, +1}."""
     two = ExactDenoiser(SCHEDULE, jnp.array([[-1.0], [1.0]]))
-    some = jnp.linspace(-2, 2, 9)[:, None]
+    starts = jnp.linspace(-2, 2, 9)[:, None]
 
     def halfway(solver, steps: int) -> np.ndarray:
-        run = trajectory(two, SCHEDULE, some, key=KEY, solver=solver, steps=steps)
+        run = trajectory(two, SCHEDULE, starts, key=KEY, solver=solver, steps=steps)
         return np.asarray(list(islice(run, steps // 2))[-1][0])
 
     truth, steps = halfway(DPMSolver(), 1000), (10, 20, 40, 100, 200)
@@ -67,8 +68,8 @@ def draw(folder: Path) -> None:
 
     def make(solver, steps: int, key: int = 0) -> np.ndarray:
         key = jax.random.key(key)
-        return to_clip(sample(exact, SCHEDULE, jnp.asarray(noise), key=key, solver=solver,
-                              steps=steps))
+        x = sample(exact, SCHEDULE, jnp.asarray(noise), key=key, solver=solver, steps=steps)
+        return Pixels(1).decode(x)
 
     steps, solvers = (2, 4, 8, 20, 100), {"DDIM": DDIM(), "2M": DPMSolver()}
     cells, captions = [], []

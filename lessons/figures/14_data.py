@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygif.clips import Settings, prepare, show
+from tinygif.clips import Settings, prepare_clips, show_clips
 from tinygif.config import DataConfig
+from tinygif.data import COLORS
 from tinygif.gif import grid, read_gif, resample, write_gif
-from tinygif.shapes import COLORS, MOTIONS, Shapes
+from tinygif.shapes import MOTIONS, Shapes
 
 
 def turn(frames: int) -> np.ndarray:
@@ -55,8 +56,8 @@ def draw(folder: Path) -> None:
         balls, prepared = Path(name) / "balls", Path(name) / "prepared"
         balls.mkdir()
         write_balls(balls)
-        prepare(balls, prepared, Settings(32, 16), workers=1)
-        show(prepared, folder / "14_balls.gif", 9)
+        prepare_clips(balls, prepared, Settings(32, 16), workers=1)
+        show_clips(prepared, folder / "14_balls.gif", 9)
         clip, delays = read_gif(balls / "red_jumps.gif")
     ways = [clip[:16], clip[np.arange(16) * 30 // 16], resample(clip, delays, 16)]
     ways = [np.pad(way, [(0, 0), (2, 2), (2, 2), (0, 0)], constant_values=160) for way in ways]

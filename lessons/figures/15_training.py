@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tinygif.config import TrainConfig
-from tinygif.gif import grid, to_clip, write_gif
+from tinygif.gif import Pixels, grid, write_gif
 from tinygif.training import average, make_optimizer
 
 CONFIG = TrainConfig(learning_rate=0.2, weight_decay=0.0, ema=0.99)
@@ -51,8 +51,8 @@ def history(
 
 def film(states: list[np.ndarray]) -> np.ndarray:
     """Weights (f, h, w) at some steps as a clip, of each the next frame; 8 shades keep it small."""
-    frames = [to_clip(np.asarray(state)[k % 8][None, None]) for k, state in enumerate(states)]
-    return np.stack(frames)[:, 0] // 36 * 36
+    frames = np.stack([np.asarray(state)[k % 8] for k, state in enumerate(states)])
+    return Pixels(1).decode(frames[:, None]) // 36 * 36
 
 
 def draw(folder: Path) -> None:

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tinygif.exact import ExactDenoiser
-from tinygif.gif import grid, to_clip, write_gif
+from tinygif.gif import Pixels, grid, write_gif
 from tinygif.schedule import cosine
-from tinygif.training import shard
+from tinygif.training import make_mesh
 
 
 def squares() -> np.ndarray:
@@ -23,13 +25,13 @@ def draw(folder: Path) -> None:
     """17_devices.gif; the clips are the same however many devices share the work."""
     schedule = cosine(1000)
     noise = np.random.default_rng(1).standard_normal((8, 8, 8, 8), np.float32)
-    x, denoiser = shard(noise, ExactDenoiser(schedule, jnp.asarray(squares())))
-    guess = eqx.filter_jit(denoiser)
+    x = jax.device_put(noise, NamedSharding(make_mesh(), PartitionSpec("data")))
+    guess = eqx.filter_jit(ExactDenoiser(schedule, jnp.asarray(squares())))
     times = np.linspace(1000, 0, 21).astype(np.int32)
     for t, s in zip(times, times[1:]):
         clip = guess(x, t)
         eps = (x - schedule.alpha[t] * clip) / schedule.sigma[t]
         x = schedule.alpha[s] * clip + schedule.sigma[s] * eps
-    clips = to_clip(np.asarray(x)[:, :, None])
+    clips = Pixels(1).decode(np.asarray(x)[:, :, None])
     captions = [f"device {i}" for i in range(8)]
     write_gif(folder / "17_devices.gif", grid(clips, 4, captions, scale=8), fps=8)

@@ -8,15 +8,20 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from tinygif.asked import ask, judge, say, seen, stage, wanted  # noqa: E402
 from tinygif.config import DataConfig  # noqa: E402
 from tinygif.gif import enlarge, grid, write, write_gif  # noqa: E402
-from tinygif.metrics import frechet  # noqa: E402
+from tinygif.metrics import draw_clips, frechet, judge, make_captions  # noqa: E402
+from tinygif.metrics.prompts import list_clips  # noqa: E402
+from tinygif.metrics.tracker import guesses, strokes  # noqa: E402
 from tinygif.moving_mnist import MovingMNIST  # noqa: E402
-from tinygif.tracker import guesses, strokes  # noqa: E402
 
 CONFIG = DataConfig(mnist_dir="bundled")
 WRONG = (("still", ""), ("right", "slowly"), ("down", ""))
+
+
+def boxes(frames: np.ndarray, path: np.ndarray) -> list[np.ndarray]:
+    """The box at (column, row) of every frame."""
+    return [frame[y : y + 16, x : x + 16] for frame, (x, y) in zip(frames, path)]
 
 
 def aligned(path: Path) -> None:
@@ -28,9 +33,8 @@ def aligned(path: Path) -> None:
     cells, captions = [clip[i : i + 1] for i in (0, 4, 8, 12)], []
     captions += [f"frame {i}" for i in (0, 4, 8, 12)]
     for motion in (("right", "quickly"), *WRONG):
-        some = paths[(directions == motion[0]) & (speeds == motion[1])]
-        boxes = lambda x, way: [f[j : j + 16, i : i + 16] for f, (i, j) in zip(x, way)]  # noqa: E731
-        best = max(some, key=lambda way: np.maximum(sum(boxes(proof, way)), 0).sum())
+        candidates = paths[(directions == motion[0]) & (speeds == motion[1])]
+        best = max(candidates, key=lambda path: np.maximum(sum(boxes(proof, path)), 0).sum())
         mean = np.mean(boxes(clip, best), axis=0).round().astype(np.uint8)
         cells.append(enlarge(mean[None], 2))
         captions.append(" ".join(motion).strip())
@@ -55,14 +59,14 @@ def bias(path: Path, d: int = 39) -> None:
 
 def damage(path: Path) -> None:
     """Real clips, mirrored, backwards: what was asked for, and what the oracle saw."""
-    captions = [ask(90, 1, CONFIG)[i] for i in (36, 63)]
-    clips, _ = stage(MovingMNIST(CONFIG, test=True), captions, seed=1)
+    captions = [make_captions(90, 1, CONFIG)[i] for i in (36, 63)]
+    clips, _ = draw_clips(MovingMNIST(CONFIG, test=True), captions, seed=1)
     cells, texts = [], []
     for i in range(len(captions)):
         for x in (clips, clips[:, :, :, ::-1], clips[:, ::-1]):
-            reading = judge(x, captions, CONFIG).reading
+            row = list_clips(judge(x, captions, CONFIG))[i]
             cells.append(x[i])
-            texts.append(f"{say(wanted(captions[i]))} / {say(seen(reading, i))}")
+            texts.append(f"{row['expected']} / {row['observed']}")
     write_gif(path, grid(cells, 3, texts, scale=4), fps=8)
 
 

@@ -8,7 +8,7 @@ from tinygif.gif import read_gif, resample
 
 
 class Folder:
-    """The GIFs of a folder as a data set that `tinygif.data.batch` takes."""
+    """The GIFs of a folder as a data set that `tinygif.data.read_batch` takes."""
 
     def __init__(self, folder: Path, frames: int):
         self.paths, self.frames = sorted(folder.glob("*.gif")), frames
@@ -17,7 +17,10 @@ class Folder:
         texts = " ".join(text for lines in self.lines for text in lines)
         self.words = sorted(set(texts.split()))
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
+    def example(self, index: int, frames: int) -> tuple[np.ndarray, str]:
         epoch, i = divmod(index, self.size)
         lines = self.lines[i]
-        return resample(*read_gif(self.paths[i]), self.frames), lines[epoch % len(lines)]
+        return resample(*read_gif(self.paths[i]), frames), lines[epoch % len(lines)]
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
+        return self.example(index, self.frames)

@@ -23,10 +23,9 @@ import torch
 from peer import Peer
 
 import tinygif
-from tinygif.asked import COLUMNS, ask, judge, wanted
 from tinygif.config import TINY, DataConfig
-from tinygif.data import batch
-from tinygif.metrics import shares
+from tinygif.data import Slice, read_batch
+from tinygif.metrics import COLUMNS, judge, make_captions, parse_caption, shares
 from tinygif.moving_mnist import DIRECTIONS, SPEEDS, MovingMNIST
 
 ROOT = Path(__file__).parents[2]
@@ -35,12 +34,12 @@ SLOTS = [*range(10), *DIRECTIONS, *(f"speed {name}" for name in SPEEDS)]
 
 def vector(caption: str) -> np.ndarray:
     """What a caption of one digit says, one-hot."""
-    ((digit, direction, speed),) = wanted(caption)
-    said = {digit, direction, f"speed {speed}"}
-    return np.array([slot in said for slot in SLOTS], np.float32)
+    ((digit, direction, speed),) = parse_caption(caption)
+    parts = {digit, direction, f"speed {speed}"}
+    return np.array([slot in parts for slot in SLOTS], np.float32)
 
 
-def told(captions: list[str]) -> torch.Tensor:
+def vectors(captions: list[str]) -> torch.Tensor:
     return torch.from_numpy(np.stack([vector(text) for text in captions]))
 
 
@@ -48,7 +47,7 @@ def told(captions: list[str]) -> torch.Tensor:
 def sample(peer: Peer, captions: list[str], guidance: float) -> np.ndarray:
     """The peer's clips uint8 (b, f, h, w, c) for captions."""
     video = peer.diffusion.sample(
-        cond=told(captions), cond_scale=guidance, batch_size=len(captions)
+        cond=vectors(captions), cond_scale=guidance, batch_size=len(captions)
     )
     return (video.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 4, 1).numpy()
 
@@ -58,20 +57,21 @@ def train_peer(args: argparse.Namespace, dim: int, data: DataConfig) -> list[dic
     dataset, rows = MovingMNIST(data), []
     peer = Peer(dim, frames=data.frames, size=data.size, channels=data.channels,
                 conditions=len(SLOTS), timesteps=args.timesteps, seed=args.seed)  # fmt: skip
-    captions = ask(args.peer_count, 1, data, args.seed)
+    captions = make_captions(args.peer_count, 1, data, args.seed)
     name = f"video-diffusion-pytorch, dim {dim}, {peer.weights / 1e6:.1f} M weights"
     step, spent = 0, 0.0
     for minutes in sorted(args.minutes):
         while spent < 60 * minutes:
             began = time.time()
-            clips, texts = batch(dataset, args.seed, step, args.batch)
+            where = Slice(step * args.batch, args.batch, data.frames)
+            clips, texts = read_batch(dataset, args.seed, where)
             video = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 255
-            loss = peer.step(video, told(texts))
+            loss = peer.step(video, vectors(texts))
             step, spent = step + 1, spent + time.time() - began
         rows.append(dict(who=name, minutes=minutes, steps=step, loss=loss))
         print(f"{name}, {minutes:g} minutes, {step} steps: loss {loss:.3f}", flush=True)
     rows[-1] |= row_of(sample(peer, captions, args.guidance), captions, data)
-    print(say(rows[-1]), flush=True)
+    print(line(rows[-1]), flush=True)
     return rows
 
 
@@ -81,11 +81,11 @@ def train_ours(args: argparse.Namespace, minutes: float, data: DataConfig) -> di
     words = ["--dataset", "moving_mnist", "--minutes", f"{minutes:g}", "--out", str(run)]
     words += ["--seed", str(args.seed), "--mnist-dir", data.mnist_dir]
     subprocess.run([sys.executable, str(ROOT / "train.py"), *words], check=True)
-    pipeline, captions = tinygif.load(run), ask(args.count, 1, data, args.seed)
+    pipeline, captions = tinygif.load(run), make_captions(args.count, 1, data, args.seed)
     row = row_of(pipeline(captions, seed=args.seed).array, captions, data)
     row.update(who="tinygif, 5.7 M weights", minutes=minutes)
     row["steps"] = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["step"]
-    print(say(row), flush=True)
+    print(line(row), flush=True)
     return row
 
 
@@ -93,7 +93,7 @@ def row_of(clips: np.ndarray, captions: list[str], data: DataConfig) -> dict:
     return shares(judge(clips, captions, data).right)
 
 
-def say(row: dict) -> str:
+def line(row: dict) -> str:
     cells = (row[name] for name in COLUMNS)
     right = ", ".join(f"{c['percent']:.0f} [{c['low']:.0f}, {c['high']:.0f}]" for c in cells)
     return f"{row['who']}, {row['minutes']:g} minutes, {row['steps']} steps: {right}"

@@ -25,7 +25,7 @@ import torch
 from peer import Peer
 
 from tinygif import bench, sampler, training
-from tinygif.config import BASE, Config, DataConfig
+from tinygif.config import BASE, Config, DataConfig, named_keys
 from tinygif.pipeline import Pipeline
 
 SHAPES = {
@@ -46,29 +46,28 @@ class Ours:
             Config(),
             data=DataConfig(size=32, frames=frames, channels=channels),
             model=replace(BASE.model, width=width, patch=patch),
-            diffusion=replace(BASE.diffusion, guidance=GUIDANCE),
+            diffusion=BASE.diffusion,
+            sample=replace(BASE.sample, guidance=GUIDANCE),
             train=replace(BASE.train, batch_size=size, bfloat16=CUDA),
         )
-        self.state = training.init_state(config, len(WORDS) + 2, key=jax.random.key(0))
-        self.weights = training.count(self.state.model)
-        self.inputs = bench.step_inputs(config)(bench.noise(config, len(WORDS) + 2))
-        pipeline = Pipeline(jax.tree.map(training.copy, self.state.model), config, WORDS)
-        denoiser = pipeline.denoiser([WORDS[0]] * size, GUIDANCE, None, None)
-        x, t = np.zeros((size, frames, channels, 32, 32), np.float32), np.int32(pipeline.schedule.T)
-        steps = (x, x, t, t, t // 2, jax.random.key(0))
-        self.given = (denoiser, pipeline.schedule, sampler.DDPM(), *steps)
-        self.program = training.train_step.lower(self.inputs, self.state).compile()
+        model, self.key = config.init(len(WORDS) + 2, key=named_keys(0).init), named_keys(0).train
+        self.state, self.weights = training.init_state(config, model), training.count_weights(model)
+        self.batch = bench.noise(config, len(WORDS) + 2)
+        pipeline = Pipeline(training.copy_arrays(model), config, WORDS)
+        self.sampling = bench.sampling_inputs(pipeline, WORDS[0], size)
+        step = training.make_step(config, training.make_mesh())
+        self.program = step.lower(self.state, self.batch, self.key).compile()
 
     def train(self) -> jax.Array:
-        self.state, metrics = self.program(self.inputs, self.state)
-        return metrics["loss"]
+        self.state, logs = self.program(self.state, self.batch, self.key)
+        return logs["loss"]
 
     def denoise(self) -> jax.Array:
-        return sampler.step(*self.given)[0]
+        return sampler.sample_step(*self.sampling)[0]
 
     def memory(self) -> float:
         """Megabytes of a training step, less the gradients."""
-        return self.program.compiled.memory_analysis().temp_size_in_bytes / 1e6 - (
+        return self.program.memory_analysis().temp_size_in_bytes / 1e6 - (
             4e-6 * self.weights
         )
 

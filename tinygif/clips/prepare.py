@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from tinygif import gif
-from tinygif.clips.sources import VIDEOS, WHITE, Item, collect, play
+from tinygif.clips.sources import VIDEOS, Item, collect, play
 from tinygif.config import check_range
 from tinygif.errors import TinygifError
 from tinygif.files import cache_dir, check_room, sha256, whole_file, write_whole
@@ -62,7 +62,7 @@ def read_clip(path: Path, settings: Settings) -> tuple[UInt8[np.ndarray, "f s s 
 
     Every frame is shrunk as soon as it is decoded, so a long film needs little memory.
     """
-    pad = partial(ImageOps.pad, color=WHITE)
+    pad = partial(ImageOps.pad, color=gif.WHITE)
     fit = {"center": ImageOps.fit, "letterbox": pad}[settings.crop]
     side = (settings.size, settings.size)
     shrink = lambda x: np.asarray(fit(Image.fromarray(x), side, Image.Resampling.BICUBIC))  # noqa: E731

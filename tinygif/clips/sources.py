@@ -24,13 +24,12 @@ from PIL import Image
 
 from tinygif.errors import TinygifError
 from tinygif.files import cache_dir, fetch, write_whole
-from tinygif.gif import MAX_BYTES, check_bounds, check_bytes, play_gif, played
+from tinygif.gif import MAX_BYTES, WHITE, check_bounds, check_bytes, play_gif, play_image
 
 PICTURES, VIDEOS = (".gif", ".webp", ".apng"), (".mp4", ".webm")
 TABLES = ("captions.tsv", "captions.csv", "metadata.jsonl")
 HEADERS = ("file", "file_name", "filename", "name", "path")
 MAX_FRAMES, MAX_PIXELS = 3000, 2**29  # that are decoded of one file: seconds of work
-WHITE = (255, 255, 255)
 TRIES, TIMEOUT, LONGEST = 3, 10.0, 60.0  # attempts; seconds without a byte; seconds in all
 RATE, THREADS = 8.0, 8  # requests begun in a second; requests at once
 MAX_SILENT = 50  # links without an answer, one after another, before the network is blamed
@@ -165,13 +164,7 @@ def play_picture(path: Path) -> Iterator[tuple[np.ndarray, int]]:
     """The frames of a WebP or APNG, by Pillow."""
     check_bytes(path)
     with Image.open(path, formats=["WEBP", "PNG"]) as image:
-        count = getattr(image, "n_frames", 1)
-        check_bounds(count, *image.size, MAX_FRAMES, MAX_PIXELS)
-        under = Image.new("RGBA", image.size, (*WHITE, 255))
-        for number in range(count):
-            image.seek(number)
-            shown = Image.alpha_composite(under, image.convert("RGBA")).convert("RGB")
-            yield np.asarray(shown), played(round(image.info.get("duration", 0)))
+        yield from play_image(image, MAX_FRAMES, MAX_PIXELS, WHITE)
 
 
 def play_video(path: Path) -> Iterator[tuple[np.ndarray, int]]:

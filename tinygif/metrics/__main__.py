@@ -60,14 +60,17 @@ def main(options: Options) -> None:
     out = options.out or beside / "metrics"
     choices = dict(steps=options.steps, solver=options.solver, guidance=options.guidance,
                    count=options.count, seed=options.seed, no_time=options.no_time)  # fmt: skip
-    print(f"{pipeline.path}: {options.count} clips", flush=True)
+    print(f"clips of {pipeline.path}:", flush=True)
     if options.sweep:
         rows = sweep(pipeline, options.sweep, out, **choices)
         table = {name: {"generated": row} for name, row in rows.items()}
         print(*format_table(table), sep="\n")
     else:
-        asked = dict(free_prompts=options.free_prompts, clip_score=options.clip_score)
-        print(format_report(evaluate(pipeline, out=out, **asked, **choices)))
+        result = evaluate(
+            pipeline, out=out, free_prompts=options.free_prompts, clip_score=options.clip_score,
+            **choices,
+        )  # fmt: skip
+        print(format_report(result))
     print(f"wrote {out}")
 
 

@@ -13,7 +13,7 @@ from tinygif.metrics.stats import evenly, rms_distances
 
 
 def evaluate_folder(sample: Sample, config: Config, count: int, seed: int) -> Evaluation:
-    """Clips for the captions of at most `count` training clips, beside all training clips."""
+    """Compare clips, generated for captions of `count` training clips, with all training clips."""
     dataset, _, _ = open_dataset(config)
     clips, captions = zip(*(dataset[i] for i in range(dataset.size)))
     unconditional, training = config.data.unconditional, np.stack(clips)
@@ -35,8 +35,9 @@ def compare_clips(
 ) -> dict[str, float]:
     """Root mean square distances in grey levels of 255, and percent of copies.
 
-    A copy is nearer to a training clip than half of the way from there to the next training clip.
-    sources: for each generated clip the training clip that it has its caption from, or None.
+    A generated clip is a copy if it is nearer to a training clip than half of the distance between
+    that clip and the next training clip. sources: for each generated clip the number of the
+    training clip that its prompt comes from.
     """
     x, y = (clips.reshape(len(clips), -1).astype(np.float32) for clips in (generated, training))
     between = rms_distances(y, y)

@@ -56,23 +56,25 @@ def format_table(table: dict[str, dict[str, Any]]) -> list[str]:
     """Lines of a table {row: {"generated": shares, "real": shares}}, under a head."""
     filled = next(row for rows in table.values() for row in rows.values() if row)
     columns = [name for name in filled if name != "n"]
-    lines = [f"{'percent right [95%]':34}n  " + "   ".join(f"{name:>20}" for name in columns)]
+    width = max(30, *map(len, table))
+    heads = "   ".join(f"{name:>20}" for name in columns)
+    lines = [f"{'percent right [95%]':{width + 4}}n  {heads}"]
     for name, rows in table.items():
         if "generated" in rows:
-            lines.append(format_row(name, rows["generated"]))
+            lines.append(format_row(f"{name:{width}}", rows["generated"]))
         if rows.get("real"):
-            label = "real clips" if "generated" in rows else name
-            lines.append(format_row(f"   {label}", rows["real"]))
+            label = "   real clips" if "generated" in rows else f"   {name}"
+            lines.append(format_row(f"{label:{width}}", rows["real"]))
     return [*lines, ""]
 
 
-def format_row(name: str, row: dict[str, Any] | None) -> str:
-    """One line of `shares`."""
+def format_row(label: str, row: dict[str, Any] | None) -> str:
+    """One line: a label and `shares`."""
     if row is None:
-        return f"{name:30} does not apply"
+        return f"{label} does not apply"
     cells = [cell for column, cell in row.items() if column != "n"]
     texts = (f"{c['percent']:5.1f} [{c['low']:5.1f}, {c['high']:5.1f}]" for c in cells)
-    return f"{name:30}{row['n']:5}  " + "   ".join(texts)
+    return f"{label}{row['n']:5}  " + "   ".join(texts)
 
 
 def write_failures(path: Path, evaluation: Evaluation, fps: int, most: int = 36) -> None:

@@ -71,7 +71,10 @@ def consistency(reading: Reading) -> float:
 
 
 def traits(reading: Reading) -> Float[np.ndarray, "b d"]:
-    """A vector for each clip of one digit: the net's features, start, two moves, and wobble."""
+    """A vector for each clip of one digit: the net's features, and the path in seven numbers.
+
+    Those are where it starts, how far it goes in each half, and how much it bends.
+    """
     track, half = reading.centres[:, 0], reading.centres.shape[2] // 2
     bends = np.diff(track, 2, axis=1)
     wobble = np.sqrt((bends**2).sum((1, 2)) / max(1, bends.shape[1]))
@@ -82,10 +85,10 @@ def traits(reading: Reading) -> Float[np.ndarray, "b d"]:
 def distances(generated: Reading, real: Reading, others: Reading) -> dict[str, float]:
     """Frechet distances to real clips: of generated clips, and of as many other real clips.
 
-    Between samples of the same distribution the distance is not 0 but falls with their size: the
-    second number says how large it is at this size. Traits are measured in standard deviations of
-    the real clips. They do not come from I3D, so the numbers cannot be compared with any published
-    FVD. They ignore captions, and clips played backwards are no further away.
+    Two samples of one distribution have a distance above 0, which falls as samples grow. The second
+    number shows how large it is for samples of this size. Traits are measured in standard
+    deviations of the real clips. They do not come from I3D, so the distances cannot be compared
+    with any published FVD. They ignore captions, and clips played backwards are no further away.
     """
     reference = traits(real)
     scale = np.maximum(reference.std(0), 0.01)
@@ -97,8 +100,8 @@ def distances(generated: Reading, real: Reading, others: Reading) -> dict[str, f
 def memorisation(generated: Reading, real: Reading, config: DataConfig) -> dict[str, Any]:
     """How near the digits of clips come to a training digit: median and first percentile.
 
-    Test digits in real clips are the measure: copies come nearer, so a ratio of 1 or more says that
-    none are copied.
+    Also the same of test digits in real clips, and the ratios. A copy comes nearer than a test
+    digit does, so with a ratio of 1 or more there are no copies.
     """
     training_digits = MovingMNIST(config).images
     cutouts = [reading.cutouts[:, 0] for reading in (generated, real)]

@@ -29,8 +29,8 @@ BATCH = 16
 PAD_MULTIPLE = 8
 """Prompts are padded to a multiple of this many tokens: few lengths, so few compiled programs."""
 MAX_CACHE_BYTES = 4 * 2**30
-"""Bytes on disk for the cache of one tower. When it is full, other prompts are encoded whenever
-they are asked for."""
+"""Size on disk up to which a process fills the cache of one tower. Prompts that come later are
+encoded whenever they are asked for."""
 MAX_KNOWN_PROMPTS = 10**6
 """Prompts whose token ids are kept in memory."""
 MIN_VOCABULARY = 256
@@ -88,10 +88,12 @@ class Embeddings:
         was cut is printed.
         """
         keys = self.token_ids(prompts)
-        rows = {key: self.store[key] for key in keys if key in self.store}
-        for new_keys, new_rows in self.encode_missing(keys):
-            self.store.add(new_keys, new_rows)
-            rows.update(zip(new_keys, new_rows))
+        rows, new = {key: self.store[key] for key in keys if key in self.store}, {}
+        for batch in self.encode_missing(keys):
+            new |= batch
+        if new:
+            self.store.add(new)
+        rows |= new
         (d, d_pooled), shape = self.config.text_dims, (len(prompts), self.config.max_tokens)
         states, pooled = np.zeros((*shape, d), "f4"), np.zeros((len(prompts), d_pooled), "f4")
         mask = np.zeros(shape, bool)
@@ -103,12 +105,12 @@ class Embeddings:
 
     def learn(self, captions: Iterable[str]) -> None:
         """Put captions into the cache, as far as there is room. A kill loses one batch."""
-        for keys, rows in self.encode_missing(self.token_ids(captions)):
-            if not self.store.add(keys, rows):
+        for batch in self.encode_missing(self.token_ids(captions)):
+            if not self.store.add(batch):
                 return
 
-    def encode_missing(self, keys: Iterable[Ids]) -> Iterator[tuple[list[Ids], list[Row]]]:
-        """Encode the prompts that are not in the cache; gives keys and rows a batch at a time."""
+    def encode_missing(self, keys: Iterable[Ids]) -> Iterator[dict[Ids, Row]]:
+        """Encode the prompts that are not in the cache, a batch at a time."""
         from tqdm import tqdm
 
         groups: dict[int, list[Ids]] = {}
@@ -122,7 +124,8 @@ class Embeddings:
             for length, group in groups.items():
                 for i in range(0, len(group), BATCH):
                     batch = group[i : i + BATCH]
-                    yield batch, encode_prompts(self.tower, self.config.text_pool, batch, length)
+                    rows = encode_prompts(self.tower, self.config.text_pool, batch, length)
+                    yield dict(zip(batch, rows))
                     bar.update(len(batch))
 
     def token_ids(self, prompts: Iterable[str | None]) -> list[Ids]:
@@ -206,7 +209,7 @@ class Store:
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.files = folder, {}
+        self.folder, self.files, self.size = folder, {}, 0
         for path in folder.glob("*.safetensors"):
             self.open_file(path)
 
@@ -214,6 +217,7 @@ class Store:
         """Make the rows of a file known. A damaged file is ignored: its prompts count as new."""
         from safetensors import SafetensorError, safe_open
 
+        self.size += path.stat().st_size
         try:
             file = safe_open(path, "numpy")
         except (OSError, SafetensorError):
@@ -226,18 +230,17 @@ class Store:
     def __getitem__(self, key: Ids) -> Row:
         return self.files[row_name(key)].get_tensor(row_name(key))
 
-    def add(self, keys: Sequence[Ids], rows: Sequence[Row]) -> bool:
+    def add(self, rows: dict[Ids, Row]) -> bool:
         """Write rows to the folder. Gives False, and writes nothing, if there is no room for them.
 
         Raises TinygifError if the folder cannot be written to.
         """
         from safetensors.numpy import save
 
-        data = save({row_name(key): row for key, row in zip(keys, rows)})
-        used = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
-        if used + len(data) > MAX_CACHE_BYTES:
+        data = save({row_name(key): row for key, row in rows.items()})
+        if self.size + len(data) > MAX_CACHE_BYTES:
             return False
-        name = hashlib.sha256(repr(keys).encode()).hexdigest()[:32]
+        name = hashlib.sha256(repr(list(rows)).encode()).hexdigest()[:32]
         path = self.folder / f"{name}.safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
