@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny import CONFIG
 
 from tinygif import bench
-from tinygif.clips import Settings, prepare
+from tinygif.clips import Settings, prepare_clips
 from tinygif.errors import TinygifError
 from tinygif.gif import write_gif
 
@@ -91,7 +91,7 @@ def test_clips_of_a_folder(monkeypatch, tmp_path):
     for name in "ab":
         write_gif(source / f"{name}.gif", np.zeros((4, 8, 8, 3), np.uint8))
         (source / f"{name}.txt").write_text("a cat")
-    folder = prepare(source, tmp_path / "made", Settings(CONFIG.data.size, CONFIG.data.frames))
+    folder = prepare_clips(source, tmp_path / "made", Settings(CONFIG.data.size, CONFIG.data.frames))
     bench.main(bench.Options(repeat=1, dataset=str(folder), out=path))
     result = json.loads(path.read_text())
     assert result["data set"] == "made"

@@ -33,7 +33,7 @@ from tinygif.metrics.prompts import (
     parse_caption,
     unseen_data,
 )
-from tinygif.metrics.report import format_report
+from tinygif.metrics.report import Evaluation, format_report, write_failures
 from tinygif.metrics.stats import (
     consistency,
     evenly,
@@ -284,6 +284,19 @@ def test_failures_are_drawn_and_listed(parroted):
     assert len(dark) == 6 and not any(clip["right"] for clip in dark)
     frames, _ = read_gif(out / "failures.gif")
     assert len(frames) == 16
+
+
+def test_only_failures_are_drawn(tmp_path):
+    """Clips of gray levels that no caption has; an old picture goes when all is right."""
+    levels = np.array([50, 100, 150], np.uint8)
+    clips = np.ones((3, 2, 8, 8, 1), np.uint8) * levels[:, None, None, None, None]
+    rows = [dict(expected="a", observed="b", right=level == 100) for level in levels]
+    path = tmp_path / "failures.gif"
+    write_failures(path, Evaluation(["a"] * 3, clips, clips, {"clips": rows}), 8)
+    counts = [(read_gif(path)[0] == level).sum() for level in levels]
+    assert counts[0] > 50 < counts[2] and counts[1] < 50
+    write_failures(path, Evaluation(["a"], clips[1:2], clips, {"clips": rows[1:2]}), 8)
+    assert not path.exists()
 
 
 def test_the_report_is_complete(parroted):

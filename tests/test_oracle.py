@@ -220,6 +220,7 @@ def test_the_weights_that_ship_are_small_and_half_precision():
         assert all(np.isfinite(file[name]).all() for name in file.files)
 
 
+@pytest.mark.slow
 def test_training_learns(monkeypatch):
     """A few steps on the bundled digits, at one size: each size is a compilation."""
     monkeypatch.setattr(oracle, "resize", lambda digits, side: resize(digits, 16))

@@ -9,22 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quick import jit, noise, random_weights
 
 from tinygif.position import RelativePositionBias, bucket, rotary
 
+KEY = jax.random.key(0)
 seeds = st.integers(0, 2**31)
 widths = st.sampled_from([2, 8, 32])
-turn = jax.jit(rotary)
-place = jax.jit(bucket, static_argnums=(1, 2))
-
-
-def tokens(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+turn, to_bucket = jit(rotary), jit(bucket)
 
 
 @given(seeds, widths)
 def test_rotary_keeps_norms(seed, d):
-    x = tokens(seed, 12, 2, d)
+    x = noise(12, 2, d, seed=seed)
     np.testing.assert_allclose(
         np.linalg.norm(turn(x), axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5
     )
@@ -32,22 +29,23 @@ def test_rotary_keeps_norms(seed, d):
 
 @given(seeds, widths)
 def test_rotary_scores_depend_on_distance_only(seed, d):
-    q, k = tokens(seed, 2, d)
-    everywhere = lambda a: np.broadcast_to(a, (12, 1, d))  # noqa: E731
-    scores = np.asarray(turn(everywhere(q)))[:, 0] @ np.asarray(turn(everywhere(k)))[:, 0].T
+    """The same query and the same key at every position."""
+    q, k = (np.asarray(noise(1, 1, d, seed=seed + i)) for i in range(2))
+    turned_q, turned_k = (np.asarray(turn(np.broadcast_to(a, (12, 2, d))))[:, 0] for a in (q, k))
+    scores = turned_q @ turned_k.T
     np.testing.assert_allclose(scores[1:, 1:], scores[:-1, :-1], atol=1e-4)
     assert np.ptp(scores) > 1e-3 * np.linalg.norm(q) * np.linalg.norm(k)
 
 
 def test_rotary_turns_token_n_by_n_radians():
-    x = jnp.tile(jnp.float32([1, 0]), (5, 1, 1))
+    x = np.tile(np.float32([1, 0]), (5, 1, 1))
     angle = np.arange(5)
     want = np.stack([np.cos(angle), np.sin(angle)], -1)[:, None]
     np.testing.assert_allclose(turn(x), want, atol=1e-6)
 
 
 def test_rotary_turns_slower_along_the_features():
-    x = np.asarray(turn(jnp.ones((2, 1, 8))))
+    x = np.asarray(turn(np.ones((2, 1, 8), np.float32)))
     angle = np.arctan2(x[1, 0, 4:], x[1, 0, :4]) - np.pi / 4
     np.testing.assert_allclose(angle, 10000.0 ** -np.array([0, 0.25, 0.5, 0.75]), atol=1e-6)
 
@@ -64,7 +62,7 @@ sizes = st.sampled_from([(32, 128), (32, 64), (16, 50)])
 
 
 def buckets(distance: np.ndarray, count: int, far: int) -> np.ndarray:
-    return np.asarray(place(jnp.asarray(distance, jnp.int32), count, far))
+    return np.asarray(to_bucket(jnp.asarray(distance, jnp.int32), count, far))
 
 
 @given(sizes)
@@ -87,14 +85,15 @@ def test_buckets_are_those_of_t5():
 
 
 def test_bias_depends_on_distance_only_and_learns():
-    layer = RelativePositionBias(3, buckets=8, max_distance=16, key=jax.random.key(0))
-    bias = np.asarray(jax.jit(lambda layer: layer(10))(layer))
+    make = lambda: RelativePositionBias(3, buckets=8, max_distance=16, key=KEY)  # noqa: E731
+    layer = random_weights(make)
+    bias = np.asarray(jit(lambda layer: layer(10))(layer))
     assert bias.shape == (3, 10, 10)
     np.testing.assert_array_equal(bias[:, 1:, 1:], bias[:, :-1, :-1])
     assert (bias[:, 0, 1] != bias[:, 1, 0]).all()  # a sign is seen
     table = np.asarray(layer.table)
     np.testing.assert_array_equal(bias[:, 0, 1], table[buckets(np.ones(()), 8, 16)])
-    grad = jax.jit(jax.grad(lambda layer: jnp.sum(layer(20) ** 2)))(layer).table
+    grad = jit(jax.grad(lambda layer: jnp.sum(layer(20) ** 2)))(layer).table
     used = np.arange(8) != 4  # a distance of +0 does not exist
     assert (np.abs(grad).min(axis=1) > 0).tolist() == used.tolist()
 
@@ -102,4 +101,4 @@ def test_bias_depends_on_distance_only_and_learns():
 @pytest.mark.parametrize("count, far", [(30, 64), (32, 8)])
 def test_bias_refuses_buckets_that_cannot_be(count, far):
     with pytest.raises(ValueError, match=f"got {count} and {far}"):
-        RelativePositionBias(1, buckets=count, max_distance=far, key=jax.random.key(0))
+        RelativePositionBias(1, buckets=count, max_distance=far, key=KEY)

@@ -4,6 +4,7 @@ Lesson 12. The denoisers are exact, so that what is tested is the solver alone.
 """
 
 from itertools import islice
+from unittest import mock
 
 import equinox as eqx
 import jax
@@ -12,15 +13,28 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quick import noise
 
+from tinygif.errors import TinygifError
 from tinygif.exact import ExactDenoiser
 from tinygif.guidance import Denoiser, Thresholded, guide
-from tinygif.sampler import DDIM, DDPM, SOLVERS, DPMSolver, sample, step, timesteps, trajectory
+from tinygif.sampler import (
+    DDIM,
+    DDPM,
+    SOLVERS,
+    DPMSolver,
+    Move,
+    sample,
+    sample_step,
+    timesteps,
+    trajectory,
+)
 from tinygif.schedule import SCHEDULES, Schedule, zero_terminal_snr
-from tinygif.text import Text
+from tinygif.text import Condition, Text
 
 KEY = jax.random.key(0)
 TWO = jnp.array([[-1.0], [1.0]])  # its exact denoiser is tanh(alpha x / sigma^2)
+LINE = jnp.asarray(np.linspace(-2, 2, 5)[:, None], jnp.float32)
 T = 100
 MADE = {kind: make(T) for kind, make in SCHEDULES.items()}
 MADE |= {f"zero {kind}": zero_terminal_snr(s) for kind, s in MADE.items() if not s.flow}
@@ -47,12 +61,18 @@ class Clock(eqx.Module):
         return jnp.full_like(x_t, t)
 
 
-def solve(solver, schedule, x_t, x0, t, s, z=None, before=None, u=None):
-    """One move from t to s, outside of `step`."""
-    at = lambda i: jnp.asarray(i, jnp.int32)  # noqa: E731
-    before, u = (x0, t) if before is None else (before, u)
-    z = jnp.zeros_like(x_t) if z is None else z
-    return solver(schedule, x_t, x0, before, at(u), at(t), at(s), z)
+def solve(solver, schedule, x_t, x0, t, t_next, *, z=0.0, x0_before=None, t_before=None, key=None):
+    """One move from t to t_next, in which the fresh noise is z, unless there is a key."""
+    x_t, x0 = (jnp.asarray(x, jnp.float32) for x in (x_t, x0))
+    x0_before = x0 if x0_before is None else jnp.full_like(x0, x0_before)
+    step = lambda i: jnp.asarray(i, jnp.int32)  # noqa: E731
+    t, t_next, t_before = step(t), step(t_next), step(t if t_before is None else t_before)
+    move = Move(t, t_next, x_t, x0, t_before, x0_before, KEY if key is None else key)
+    if key is not None:
+        return np.asarray(solver(schedule, move))
+    told = lambda key, shape, dtype: jnp.broadcast_to(jnp.asarray(z, dtype), shape)  # noqa: E731
+    with mock.patch("jax.random.normal", told):
+        return np.asarray(solver(schedule, move))
 
 
 # ---- times -----------------------------------------------------------------------------------
@@ -69,17 +89,15 @@ def test_times_fall_evenly_from_T_to_0(length, data):
 
 @pytest.mark.parametrize("steps", [0, 11])
 def test_an_impossible_number_of_steps_is_refused(steps):
-    with pytest.raises(ValueError, match=f"between 1 and T=10 sampling steps, got {steps}"):
+    with pytest.raises(TinygifError, match=f"between 1 and T=10 sampling steps, got {steps}"):
         timesteps(10, steps)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7])
 def test_fewer_steps_still_start_at_T(steps):
     """A known defect elsewhere: 7 steps that begin in mid-schedule, on noise meant for T."""
-    told = [
-        float(guess[0]) for _, guess in trajectory(Clock(), MADE["linear"], jnp.zeros(1), key=KEY,
-                                                    steps=steps)
-    ]  # fmt: skip
+    run = trajectory(Clock(), MADE["linear"], jnp.zeros(1), key=KEY, steps=steps)
+    told = [float(guess[0]) for _, guess in run]
     assert told == [float(t) for t in timesteps(T, steps)[:-1]] and told[0] == T
 
 
@@ -90,23 +108,20 @@ def test_fewer_steps_still_start_at_T(steps):
 @pytest.mark.parametrize("name", sorted(MADE))
 def test_every_solver_lands_on_the_data(name, solver):
     """Each sample is one of three clips, and every clip is drawn by some noise."""
-    schedule = MADE[name]
-    data = jax.random.rademacher(jax.random.key(1), (3, 2, 1, 4, 4), jnp.float32)
-    noise = jax.random.normal(jax.random.key(2), (32, 2, 1, 4, 4))
-    x = sample(
-        ExactDenoiser(schedule, data), schedule, noise, key=KEY, solver=SOLVERS[solver](), steps=20
-    )
-    away = jnp.abs(x[:, None] - data[None]).max(axis=(2, 3, 4, 5))
+    schedule, data = MADE[name], jnp.sign(noise(3, 2, 1, 4, 4, seed=1))
+    exact, start = ExactDenoiser(schedule, data), noise(32, 2, 1, 4, 4, seed=2)
+    x = np.asarray(sample(exact, schedule, start, key=KEY, solver=SOLVERS[solver](), steps=20))
+    away = np.abs(x[:, None] - np.asarray(data)[None]).max(axis=(2, 3, 4, 5))
     np.testing.assert_allclose(away.min(axis=1), 0, atol=1e-4)
     assert set(np.argmin(away, axis=1).tolist()) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("solver", sorted(SOLVERS))
 def test_one_step_is_the_first_guess(solver):
-    schedule, noise = MADE["zero cosine"], jnp.linspace(-1, 1, 5)[:, None]
+    schedule = MADE["zero cosine"]
     exact = ExactDenoiser(schedule, TWO)
-    x = sample(exact, schedule, noise, key=KEY, solver=SOLVERS[solver](), steps=1)
-    np.testing.assert_allclose(x, exact(noise, T), atol=1e-6)
+    x = sample(exact, schedule, LINE, key=KEY, solver=SOLVERS[solver](), steps=1)
+    np.testing.assert_allclose(x, exact(LINE, T), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "rectified"])
@@ -117,23 +132,22 @@ def test_a_gaussian_follows_its_closed_form(kind, solver, error):
     Measured on linear: DDIM 0.053, 0.027, 0.014, 0.007 after 50, 100, 200, 400 steps; 2M 0.0003.
     """
     schedule, mean, std = SCHEDULES[kind](400), 0.5, 0.3
-    noise = jnp.linspace(-2, 2, 9)
-    spread = lambda t: float(jnp.hypot(schedule.alpha[t] * std, schedule.sigma[t]))  # noqa: E731
-    z = (np.float64(noise) - float(schedule.alpha[-1]) * mean) / spread(400)
-    denoiser = Gaussian(schedule, mean, std)
-    x = sample(denoiser, schedule, noise, key=KEY, solver=solver, steps=200)
+    start = np.linspace(-2, 2, 9)
+    alpha, sigma = float(schedule.alpha[-1]), float(schedule.sigma[-1])
+    z = (start - alpha * mean) / np.hypot(alpha * std, sigma)
+    denoiser, start = Gaussian(schedule, mean, std), jnp.asarray(start, jnp.float32)
+    x = sample(denoiser, schedule, start, key=KEY, solver=solver, steps=200)
     np.testing.assert_allclose(x, mean + z * std, atol=error)
 
 
 def test_ancestral_sampling_keeps_unit_variance():
     """Data N(0, 1): x_t is N(0, 1) at every t; noise that is not fresh each step piles up."""
     schedule = MADE["cosine"]
-    noise = jax.random.normal(jax.random.key(3), (20_000,))
-    for x, _ in trajectory(Gaussian(schedule, 0.0, 1.0), schedule, noise, key=KEY, solver=DDPM(),
-                           steps=T):  # fmt: skip
-        assert float(x.std()) == pytest.approx(1, abs=0.03)
-        assert float(x.mean()) == pytest.approx(0, abs=0.03)
-    assert abs(np.corrcoef(noise, x)[0, 1]) < 0.03  # nothing is left of where it started
+    start, exact = noise(20_000, seed=3), Gaussian(schedule, 0.0, 1.0)
+    for x, _ in trajectory(exact, schedule, start, key=KEY, solver=DDPM(), steps=T):
+        assert np.std(x) == pytest.approx(1, abs=0.03)
+        assert np.mean(x) == pytest.approx(0, abs=0.03)
+    assert abs(np.corrcoef(start, x)[0, 1]) < 0.03  # nothing is left of where it started
 
 
 # ---- one step, by hand -----------------------------------------------------------------------
@@ -152,10 +166,17 @@ def test_ddpm_is_bayes_posterior(name, t, s, x_t, x0):
     else:
         variance = 1 / (1 / sigma[s] ** 2 + a**2 / added)
         mean = variance * (alpha[s] * x0 / sigma[s] ** 2 + a * x_t / added)
-    one = jnp.ones(1)
-    got = [solve(DDPM(), schedule, x_t * one, x0 * one, t, s, z * one) for z in (0.0, 1.0)]
-    assert float(got[0][0]) == pytest.approx(mean, abs=5e-3)
-    assert float((got[1] - got[0])[0]) == pytest.approx(variance**0.5, abs=2e-3)
+    still, moved = (float(solve(DDPM(), schedule, x_t, x0, t, s, z=z)) for z in (0, 1))
+    assert still == pytest.approx(mean, abs=5e-3)
+    assert moved - still == pytest.approx(variance**0.5, abs=2e-3)
+
+
+def test_without_eta_ddim_ignores_its_key_and_with_it_does_not():
+    move = MADE["cosine"], LINE, LINE / 2, 70, 30
+    for eta, differs in [(0.0, False), (0.5, True), (1.0, True)]:
+        one, other = (solve(DDIM(eta), *move, key=jax.random.key(seed)) for seed in (0, 1))
+        assert (np.abs(one - other).max() > 0.05) == differs
+        assert differs or (one == other).all()
 
 
 @given(st.integers(1, T), st.integers(0, T - 1), st.floats(-2, 2), st.floats(-1, 1))
@@ -163,14 +184,13 @@ def test_ddim_on_rectified_flow_is_eulers_step(t, s, x_t, x0):
     s = min(s, t - 1)
     x_t, x0 = np.float32(x_t), np.float32(x0)
     v = (x_t - x0) / (t / T)  # eps - x0
-    got = solve(DDIM(), MADE["rectified"], jnp.full(1, x_t), jnp.full(1, x0), t, s)
-    assert float(got[0]) == pytest.approx(x_t + (s - t) / T * v, abs=1e-5)
+    got = solve(DDIM(), MADE["rectified"], x_t, x0, t, s)
+    assert float(got) == pytest.approx(x_t + (s - t) / T * v, abs=1e-5)
 
 
 @given(names, st.integers(1, T), st.integers(0, T - 1), st.floats(-2, 2), st.floats(-1, 1))
 def test_dpm_solver_without_a_guess_before_it_is_ddim(name, t, s, x_t, x0):
     s = min(s, t - 1)
-    x_t, x0 = jnp.full(1, x_t, jnp.float32), jnp.full(1, x0, jnp.float32)
     one, other = (solve(solver, MADE[name], x_t, x0, t, s) for solver in (DDIM(), DPMSolver()))
     np.testing.assert_allclose(one, other, atol=1e-5)
 
@@ -188,9 +208,8 @@ def test_dpm_solver_extrapolates_in_lambda(name, times):
         r = (lam[1] - lam[2]) / (lam[0] - lam[1])
         D = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * before
     expected = sigma[s] / sigma[t] * x_t - (alpha[t] * sigma[s] / sigma[t] - alpha[s]) * D
-    given_ = (jnp.full(1, v, jnp.float32) for v in (x_t, x0))
-    got = solve(DPMSolver(), schedule, *given_, t, s, before=jnp.full(1, before), u=u)
-    assert float(got[0]) == pytest.approx(expected, rel=2e-3, abs=2e-3)
+    got = solve(DPMSolver(), schedule, x_t, x0, t, s, x0_before=before, t_before=u)
+    assert float(got) == pytest.approx(expected, rel=2e-3, abs=2e-3)
 
 
 # ---- order -----------------------------------------------------------------------------------
@@ -198,10 +217,9 @@ def test_dpm_solver_extrapolates_in_lambda(name, times):
 
 def halfway(solver, schedule, steps):
     """x at T / 2, not at 0: there a finite data set snaps to its clips, whatever the solver."""
-    noise = jnp.linspace(-2, 2, 9)[:, None]
     exact = ExactDenoiser(schedule, TWO)
-    run = trajectory(exact, schedule, noise, key=KEY, solver=solver, steps=steps)
-    return list(islice(run, steps // 2))[-1][0]
+    run = trajectory(exact, schedule, LINE, key=KEY, solver=solver, steps=steps)
+    return np.asarray(list(islice(run, steps // 2))[-1][0])
 
 
 @pytest.mark.parametrize("kind, solver, low, high", [
@@ -218,7 +236,7 @@ def test_twice_the_steps_halve_the_error_and_quarter_it_at_second_order(kind, so
     """
     schedule = SCHEDULES[kind](512)
     fine = halfway(DPMSolver(), schedule, 512)
-    error = [float(jnp.abs(halfway(solver, schedule, n) - fine).max()) for n in (16, 32, 64)]
+    error = [np.abs(halfway(solver, schedule, n) - fine).max() for n in (16, 32, 64)]
     slopes = np.log2(np.array(error[:-1]) / error[1:])
     assert low < slopes.min() and slopes.max() < high, (error, slopes)
 
@@ -230,26 +248,26 @@ def test_twice_the_steps_halve_the_error_and_quarter_it_at_second_order(kind, so
 def test_the_same_seed_gives_the_same_clip(solver):
     """To the bit. An ODE's clip depends on where it starts alone; DDPM's on the key alone, since
     with data N(0, 1) it forgets its start."""
-    schedule, solver = MADE["linear"], SOLVERS[solver]()
-    noise = jax.random.normal(KEY, (4, 2))
-    draw = lambda noise, key: sample(  # noqa: E731
-        Gaussian(schedule, 0.0, 1.0), schedule, noise, key=jax.random.key(key), solver=solver,
-        steps=5,
-    )  # fmt: skip
-    x = draw(noise, 0)
-    np.testing.assert_array_equal(draw(noise, 0), x)
+    schedule, solver, start = MADE["linear"], SOLVERS[solver](), noise(4, 2)
+
+    def draw(start, seed):
+        exact, key = Gaussian(schedule, 0.0, 1.0), jax.random.key(seed)
+        return np.asarray(sample(exact, schedule, start, key=key, solver=solver, steps=5))
+
+    x = draw(start, 0)
+    np.testing.assert_array_equal(draw(start, 0), x)
     ancestral = isinstance(solver, DDIM) and float(solver.eta) == 1
-    assert (float(jnp.abs(draw(noise, 1) - x).max()) > 0.1) == ancestral
-    assert (float(jnp.abs(draw(noise + 1, 0) - x).max()) > 0.1) != ancestral
+    assert (np.abs(draw(start, 1) - x).max() > 0.1) == ancestral
+    assert (np.abs(draw(start + 1, 0) - x).max() > 0.1) != ancestral
 
 
 def test_every_step_draws_fresh_noise():
-    """A denoiser of zeros shows the noise: x_s - (what DDIM's mean is) = std z."""
-    schedule = MADE["linear"]
-    run = trajectory(lambda x, t: 0 * x, schedule, jnp.zeros(1000), key=KEY, solver=DDPM(), steps=4)
-    times, x, drawn = timesteps(T, 4), jnp.zeros(1000), []
-    for (after, _), t, s in zip(run, times[:-1], times[1:], strict=True):
-        drawn.append(after - solve(DDPM(), schedule, x, jnp.zeros(1000), t, s))
+    """A denoiser of zeros shows the noise: a step's result less its mean is std z."""
+    schedule, zeros = MADE["linear"], jnp.zeros(1000)
+    run = trajectory(lambda x, t: 0 * x, schedule, zeros, key=KEY, solver=DDPM(), steps=4)
+    times, x, drawn = timesteps(T, 4), zeros, []
+    for (after, _), t, t_next in zip(run, times[:-1], times[1:], strict=True):
+        drawn.append(np.asarray(after) - solve(DDPM(), schedule, x, zeros, t, t_next))
         x = after
     correlation = np.corrcoef(np.stack(drawn[:-1]))  # the last step adds none
     np.testing.assert_allclose(correlation, np.eye(3), atol=0.15)
@@ -261,44 +279,65 @@ class Counting(eqx.Module):
 
     count: object = eqx.field(static=True)
 
-    def __call__(self, x_t, level, text):
+    def __call__(self, x_t, level, condition):
         self.count()
-        return text.pooled[0] + level * x_t
+        return condition.text.pooled[0] + level * x_t
 
 
 @pytest.mark.parametrize("solvers", [[DDIM(), DDIM(0.3), DDPM()], [DPMSolver(), DPMSolver()]])
 def test_one_compilation_serves_prompts_guidance_steps_and_eta(solvers):
     traced = []
     model = Counting(lambda: traced.append(1))
-    text = lambda x: Text(jnp.full((2, 1, 1), x), jnp.full((2, 1), x), jnp.ones((2, 1), bool))  # noqa: E731
-    noise = jnp.ones((2, 2, 1, 3, 3))
+    start = noise(2, 2, 1, 3, 3)
+
+    def prompts(x):
+        ones = jnp.full((2, 1), x)
+        return Condition(Text(ones[..., None], ones, jnp.ones((2, 1), bool)))
+
     for i, (solver, steps, kind) in enumerate(
         zip(solvers, (3, 5, 4), ("linear", "cosine", "scaled_linear"), strict=False)
     ):
-        plain = Denoiser(model, MADE[kind], text(float(i)), "x0")
-        denoiser = Thresholded(guide(plain, text(0.5), 1.0 + i), jnp.asarray(0.9 + 0.01 * i))
-        sample(denoiser, MADE[kind], noise, key=jax.random.key(i), solver=solver, steps=steps)
+        guided = guide(Denoiser(model, MADE[kind], prompts(float(i)), "x0"), prompts(0.5), 1.0 + i)
+        denoiser = Thresholded(guided, 1.0, jnp.asarray(0.9 + 0.01 * i))
+        sample(denoiser, MADE[kind], start, key=jax.random.key(i), solver=solver, steps=steps)
     assert len(traced) == 1
 
 
 def test_a_trajectory_yields_every_step_and_its_guess():
-    schedule, noise = MADE["cosine"], jnp.linspace(-2, 2, 5)[:, None]
+    schedule = MADE["cosine"]
     exact = ExactDenoiser(schedule, TWO)
-    states = list(trajectory(exact, schedule, noise, key=KEY, steps=10))
+    states = list(trajectory(exact, schedule, LINE, key=KEY, steps=10))
     assert len(states) == 10
-    np.testing.assert_allclose(states[0][1], exact(noise, T), atol=1e-6)
+    np.testing.assert_allclose(states[0][1], exact(LINE, T), atol=1e-6)
     np.testing.assert_allclose(states[3][1], exact(states[2][0], 70), atol=1e-6)
-    np.testing.assert_array_equal(states[-1][0], sample(exact, schedule, noise, key=KEY, steps=10))
+    np.testing.assert_array_equal(states[-1][0], sample(exact, schedule, LINE, key=KEY, steps=10))
 
 
-def test_ddim_is_the_default_and_step_is_what_a_trajectory_does():
-    schedule, noise = MADE["linear"], jnp.linspace(-2, 2, 5)[:, None]
+def test_ddim_is_the_default_and_a_trajectory_is_made_of_sample_steps():
+    schedule = MADE["linear"]
     exact = ExactDenoiser(schedule, TWO)
-    (x, _), *_ = trajectory(exact, schedule, noise, key=KEY, steps=10)
-    np.testing.assert_allclose(x, solve(DDIM(), schedule, noise, exact(noise, T), T, 90), atol=1e-6)
-    at = [jnp.asarray(i, jnp.int32) for i in (T, T, 90)]
-    alone, _ = step(exact, schedule, DDIM(), noise, jnp.zeros_like(noise), *at, KEY)
+    (x, _), *_ = trajectory(exact, schedule, LINE, key=KEY, steps=10)
+    np.testing.assert_allclose(x, solve(DDIM(), schedule, LINE, exact(LINE, T), T, 90), atol=1e-6)
+    steps = (jnp.asarray(i, jnp.int32) for i in (T, T, 90))
+    alone, guess = sample_step(exact, schedule, DDIM(), LINE, jnp.zeros_like(LINE), *steps, KEY)
     np.testing.assert_allclose(x, alone, atol=1e-6)
+    np.testing.assert_allclose(guess, exact(LINE, T), atol=1e-6)
+
+
+class Recorder(eqx.Module):
+    """A solver that moves nowhere and shows the step before, with the first guess made there."""
+
+    def __call__(self, schedule, move):
+        assert isinstance(move, Move)
+        before = jnp.stack([move.t_before.astype(jnp.float32), move.x0_before[0]])
+        return jnp.concatenate([before, move.x0[:1]])
+
+
+def test_a_solver_is_any_function_of_a_move_which_tells_it_the_step_before():
+    """With a denoiser that returns the time. Before the first step there is no guess: 0."""
+    run = trajectory(Clock(), MADE["linear"], jnp.zeros(3), key=KEY, solver=Recorder(), steps=4)
+    told = np.stack([x for x, _ in run])
+    np.testing.assert_array_equal(told, [[100, 0, 100], [100, 100, 75], [75, 75, 50], [50, 50, 25]])
 
 
 # ---- diffusers' numbers ----------------------------------------------------------------------
@@ -420,8 +459,8 @@ def golden(name):
 
 @pytest.mark.parametrize("solver, name", sorted(STATES))
 def test_trajectories_are_diffusers(solver, name):
-    schedule, exact, noise = golden(name)
-    states = list(trajectory(exact, schedule, noise, key=KEY, solver=SOLVERS[solver](), steps=10))
+    schedule, exact, start = golden(name)
+    states = list(trajectory(exact, schedule, start, key=KEY, solver=SOLVERS[solver](), steps=10))
     got = [states[i][0][:, 0] for i in (5, 8, 9)]
     np.testing.assert_allclose(np.stack(got), STATES[solver, name], atol=1e-4)
 
@@ -429,10 +468,10 @@ def test_trajectories_are_diffusers(solver, name):
 @pytest.mark.parametrize("eta, kind", sorted(NOISY))
 def test_noisy_steps_are_diffusers(eta, kind):
     schedule, exact, x = golden(kind)
-    states, times, move = [], timesteps(1000, 10), eqx.filter_jit(solve)
-    for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
-        z = jnp.asarray(np.sin(np.arange(5) + i), jnp.float32)[:, None]
-        x = move(DDIM(eta), schedule, x, exact(x, int(t)), t, s, z)
+    states, times = [], timesteps(1000, 10)
+    for i, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        z = np.sin(np.arange(5) + i)[:, None]
+        x = jnp.asarray(solve(DDIM(eta), schedule, x, exact(x, int(t)), t, t_next, z=z))
         states.append(x)
     got = [states[i][:, 0] for i in (5, 8)]
     np.testing.assert_allclose(np.stack(got), NOISY[eta, kind], atol=1e-4)
@@ -440,7 +479,6 @@ def test_noisy_steps_are_diffusers(eta, kind):
 
 @pytest.mark.parametrize("kind", sorted(VARIANCES))
 def test_ddpm_variances_are_diffusers(kind):
-    schedule, zero, one = SCHEDULES[kind](1000), jnp.zeros(1), jnp.ones(1)
-    times = (2, 10, 100, 500, 999, 1000)
-    std = [float(solve(DDPM(), schedule, zero, zero, t, t - 1, one)[0]) for t in times]
+    schedule, times = SCHEDULES[kind](1000), (2, 10, 100, 500, 999, 1000)
+    std = [float(solve(DDPM(), schedule, 0, 0, t, t - 1, z=1)) for t in times]
     np.testing.assert_allclose(np.square(std), VARIANCES[kind], rtol=3e-3)

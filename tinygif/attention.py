@@ -1,9 +1,9 @@
-"""Attention, apart over space and over time, and to the words of the prompt.
+"""Attention over space, attention over time, and attention to the words of the prompt.
 
-A clip of f frames of h x w pixels has (f h w)^2 pairs of pixels; attention within a frame and then
-along time at each pixel looks at f (h w)^2 + h w f^2 of them (factorised as in Video Diffusion
-Models, Ho et al. 2022, section 3). Every layer here is `x + something that starts at zero`.
-Lesson 06.
+A clip of f frames of h x w pixels has (f h w)^2 pairs of pixels. Attention within each frame, and
+then along time at each pixel, looks at f (h w)^2 + h w f^2 of them (factorised as in Video
+Diffusion Models, Ho et al. 2022, section 3). Every layer here is `x + something that starts at
+zero`. Lesson 06.
 """
 
 import equinox as eqx
@@ -18,7 +18,7 @@ Clip = Float[Array, "f c h w"]
 
 
 def zeroed(layer: eqx.Module) -> eqx.Module:
-    """The same layer with all its weights zero, so that a residual branch starts as nothing."""
+    """The same layer with all its weights zero, so that a residual branch adds nothing at first."""
     return jax.tree.map(lambda a: jnp.zeros_like(a) if eqx.is_array(a) else a, layer)
 
 
@@ -58,10 +58,10 @@ def linear_attention(
 
 
 class Attention(eqx.Module):
-    """Multi-head attention on tokens, with its norm before it and a zero projection after it.
+    """Multi-head attention on tokens: a norm before it, a projection after it that starts at zero.
 
-    Attends to `context` when given, else to itself. `linear` picks linear attention, `rotate`
-    turns queries and keys by their position.
+    Attends to `context` if there is one, else to `x` itself. `linear` chooses linear attention.
+    `rotate` turns queries and keys by their position (rotary embedding).
     """
 
     norm: eqx.nn.RMSNorm

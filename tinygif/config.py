@@ -38,17 +38,18 @@ class DataConfig:
     fps: int | float = 8
     """Frames per second of the GIFs that are written."""
     flip: bool = False
-    """Show clips of a folder mirrored, every other time; captions swap left and right."""
+    """Mirror the clips of a folder every other time, and swap left and right in their captions."""
     unconditional: bool = False
     """Train on clips of a folder without captions."""
     digits: Literal[1, 2] = 1
-    """Most digits in a clip."""
+    """The largest number of digits in a clip."""
     digit_size: int | None = None
     """Side of a digit in pixels; half of the clip's by default."""
     hold_out: bool = True
-    """Keep some digit-direction pairs out of training, to ask for them afterwards."""
+    """Keep some pairs of digit and direction out of training, to test the model on them."""
     mnist_dir: str | None = None
-    """A folder with the four MNIST files, or "bundled"; else the cache, a download, the bundled."""
+    """A folder with the four MNIST files, or "bundled" for the digits that come with tinygif. By
+    default the cached files, else a download, else the bundled digits."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,19 @@ class TextConfig:
     """How prompts are read."""
 
     text: str = "words"
-    """words: learned along with the model. Or a pretrained text encoder, frozen: clip, bert, a hub
-    id, a folder."""
+    """words: a text encoder trained along with the model. Or a pretrained, frozen one (a tower):
+    clip, bert, a hub id, a folder."""
     text_pool: Literal["last", "first", "mean"] | None = None
-    """How a tower makes one vector of a prompt; by default CLIP's last token, BERT's mean."""
+    """How a tower's token vectors become one: by default the last one of CLIP, the mean of BERT."""
     text_revision: str | None = None
-    """Commit of a tower on the hub, SHA-256 of one in a folder; train.py fills it in."""
+    """The tower's commit on the hub, or SHA-256 of its folder; train.py fills it in."""
     text_dims: tuple[int, int] | None = None
     """Widths of a tower's states and of its pooled vector; train.py fills them in."""
     text_width: int = 128
     text_depth: int = 2
-    """Layers that are trained, on word embeddings or on top of a tower."""
+    """Trained transformer layers, on word embeddings or on top of a tower."""
     max_tokens: int = 16
-    """Longest prompt: in words, or in a tower's tokens, of which start and end are two."""
+    """Length of the longest prompt, in words; or in a tower's tokens, start and end included."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,16 @@ class DiffusionConfig:
     zero_snr: bool = False
     """Rescale the schedule to end in pure noise."""
     shift: float = 1.0
-    """Multiply sigma / alpha by this: above 1 for clips that are redundant."""
+    """Multiply sigma / alpha by this; use more than 1 for redundant clips (large, or slow)."""
     predict: Prediction = "v"
     measure: Prediction | None = None
-    """What the loss compares; what is predicted, by default."""
+    """What the loss compares; by default what the network predicts."""
     loss: Literal["l1", "l2", "huber"] = "l2"
     weighting: Weighting = "uniform"
     gamma: float = 5.0
-    """The ceiling of min-SNR and capped weights."""
+    """The largest weight of an error of x0, for min_snr and capped."""
     logit_normal: tuple[float, float] | None = None
-    """Mean and deviation of logit(t / T) in training; all steps evenly by default."""
+    """Mean and standard deviation of logit(t / T) in training; uniform t by default."""
     drop_text: float = 0.1
     """Share of captions replaced by the null prompt."""
 
@@ -108,26 +109,27 @@ class TrainConfig:
     steps: int | None = None
     """Optimizer steps of the whole run; overrides minutes."""
     minutes: float | None = None
-    """Minutes of the whole run: the learning rate follows the clock and ends at zero."""
+    """Minutes of the whole run; the learning rate then follows the clock."""
     batch_size: int = 16
     short_frames: int | None = None
-    """Mix in steps on clips of so few frames, with as many more of them in a batch."""
+    """Some steps train on clips of this many frames, and on more of them, at the same cost."""
     short_share: float = 0.5
-    """Share of such steps."""
+    """Share of the steps that train on short clips."""
     accumulate: int = 1
-    """Split a batch in so many parts, one after another: less memory."""
+    """Split each batch into this many parts and compute one after another: less memory."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 3e-4
-    """Of AdamW, which also serves vectors and embeddings when Muon has the matrices."""
+    """Learning rate of AdamW. With Muon, AdamW still trains vectors and embeddings."""
     muon_rate: float = 0.02
+    """Learning rate of Muon, which trains the matrices."""
     weight_decay: float = 0.01
     warmup: int = 100
-    """Steps in which the learning rate rises from 0."""
+    """Steps in which the learning rate rises from 0 at the start."""
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """A gradient whose norm is larger is scaled down to this norm."""
     ema: float = 0.999
-    """Decay of the average of weights that is sampled from."""
+    """Decay of the moving average of the weights; clips are sampled from the average."""
     bfloat16: bool = False
     """Compute in bfloat16; weights and optimizer stay float32."""
     seed: int = 0
@@ -144,12 +146,12 @@ class SampleConfig:
     guidance: float = 3.0
     """0 ignores the prompt, 1 follows it, above 1 exaggerates it."""
     solver: SolverName = "ddpm"
-    """ddpm adds fresh noise, which lets it mend what it got wrong, at the cost of more steps."""
+    """ddpm adds fresh noise at each step, so it can correct mistakes, but needs more steps."""
     sample_steps: int = 50
     eta: float | None = None
     """Fresh noise in each ddim step, 0 to 1."""
     dynamic_threshold: float | None = None
-    """Rescale guesses whose p-quantile leaves the range of pixels, for example 0.995."""
+    """Scale a guess of x0 down where this quantile of |x0| leaves the range; 0.995, for example."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
 
     def check(self) -> None:
-        """Refuse, before any work, all that could not work. Raises TinygifError."""
+        """Refuse settings that cannot work, before any work is done. Raises TinygifError."""
         for section, bounds in BOUNDS.items():
             for name, (low, high) in bounds.items():
                 check_range(name, getattr(getattr(self, section), name), low, high)
@@ -197,7 +199,7 @@ class Config:
         return Pixels(self.data.channels)
 
     def init(self, words: int, *, key: Key[Array, ""]) -> TextToGif:
-        """A new model with random weights, for a vocabulary of so many ids."""
+        """A new model with random weights, for a vocabulary of `words` ids."""
         text_key, model_key = jax.random.split(key)
         options, data, codec = self.text, self.data, self.codec()
         width, depth = options.text_width, options.text_depth
@@ -221,20 +223,20 @@ BOUNDS: dict[str, dict[str, tuple[float, float | None]]] = {
     },
     "sample": {"guidance": (0, None), "eta": (0, 1), "dynamic_threshold": (0, 1)},
 }  # fmt: skip
-"""Lowest and highest value of fields, section by section; None for no end."""
+"""The lowest and highest value of fields in each section; None means no limit."""
 
 
 def check_range(
     name: str, value: int | float | None, low: int | float, high: int | float | None
 ) -> None:
-    """Refuse a number outside of [low, high]; None stands for a default and passes."""
+    """Refuse a number outside [low, high]. A value of None stands for a default and is accepted."""
     if value is not None and not (low <= value and (high is None or value <= high)):
         span = f"from {low} to {high}" if high is not None else f"of at least {low}"
         raise TinygifError(f"expected {name} {span}, got {value}")
 
 
 class Keys(NamedTuple):
-    """The random keys of a run. No other is made; everything random descends from one of them."""
+    """The random keys of a run. Every other random key is made from one of them."""
 
     init: Key[Array, ""]
     train: Key[Array, ""]

@@ -2,8 +2,8 @@
 
 `x_t = alpha x0 + sigma eps` (DDPM, Ho et al. 2020, eq. 4). A network sees x_t and predicts the
 noise `eps`, the clip `x0`, or the velocity `v` (Salimans and Ho 2022, section 4; for rectified flow
-v = eps - x0). Each is `a x0 + b eps` for two numbers a and b, so with x_t it makes a pair of linear
-equations that can be solved for whichever is wanted. Lessons 01 and 04.
+v = eps - x0). Each is `a x0 + b eps` for two numbers a and b. Together with x_t that is a pair of
+linear equations, which can be solved for x0 or for eps. Lessons 01 and 04.
 """
 
 from typing import Literal
@@ -30,10 +30,11 @@ def q_sample(
 def pick_step(
     u: Float[Array, ""], T: int, logit_normal: tuple[float, float] | None = None
 ) -> Int[Array, ""]:
-    """The step t in 1, ..., T to train at, for u uniform in [0, 1): rising, even in u.
+    """The step t in 1, ..., T to train at, for a u drawn uniformly from [0, 1).
 
-    Or by the logit-normal law (Esser et al. 2024, section 3.1): logit(t / T) has the given mean and
-    standard deviation, so the noise levels at which there is most to learn are seen most.
+    All steps are equally likely, and t never falls as u rises. With `logit_normal`, a mean and a
+    standard deviation, logit(t / T) is normal instead (Esser et al. 2024, section 3.1): training
+    then sees those noise levels most at which there is most to learn.
     """
     if logit_normal is not None:
         mean, deviation = logit_normal
@@ -87,7 +88,7 @@ def to_eps(
 
 
 def check_prediction(schedule: Schedule, kind: Prediction) -> None:
-    """Refuse the pair that cannot be sampled: eps says nothing of x0 where alpha[T] is 0."""
+    """Refuse eps-prediction where alpha[T] is 0: there eps says nothing about x0."""
     if kind == "eps" and float(schedule.alpha[-1]) == 0.0:
         raise TinygifError(
             "eps-prediction cannot start from pure noise: this schedule ends with alpha[T] = 0, "
@@ -97,7 +98,7 @@ def check_prediction(schedule: Schedule, kind: Prediction) -> None:
 
 
 def distance(error: Float[Array, "*x"], kind: Literal["l1", "l2", "huber"]) -> Float[Array, ""]:
-    """Mean of |e|, e^2, or Huber's mix of both (quadratic below 1, linear above, times 2)."""
+    """Mean of |e|, of e^2, or of Huber's mix: e^2 where |e| < 1, else 2 |e| - 1."""
     if kind == "l2":
         return jnp.mean(error**2)
     if kind == "l1":
@@ -111,9 +112,9 @@ def weight(
 ) -> Float[Array, ""]:
     """How much step t counts in a loss that is measured on `kind`.
 
-    min-SNR (Hang et al. 2023, eq. 9) weighs the error of x0 by min(SNR, gamma); `capped` weighs it
-    as a uniform loss on `kind` does, but by gamma at most. An error of x0 is an error of
-    `a - b alpha / sigma` times its size in any other kind.
+    An error e in x0 is an error (a - b alpha / sigma) e in the prediction `a x0 + b eps`. So a
+    uniform loss on `kind` weighs the squared error of x0 by (a - b alpha / sigma)^2. `capped` does
+    the same, but with gamma at most; min-SNR weighs by min(SNR, gamma) (Hang et al. 2023, eq. 9).
     """
     if name == "uniform":
         return jnp.ones(())
@@ -138,7 +139,7 @@ def loss(
     weighting: Weighting = "uniform",
     gamma: float = 5.0,
 ) -> Float[Array, ""]:
-    """The loss of one prediction, measured on `measure` (what was predicted, when None)."""
+    """The loss of one prediction, after converting it to `measure`; None compares it as it is."""
     measure = measure or predict
     if measure != predict:
         x_t = q_sample(schedule, x0, t, eps)

@@ -1,9 +1,9 @@
 """The ideal denoiser of a finite data set, in closed form: GIFs by diffusion with no network.
 
-If the data are N clips, each as likely as the other, then given x_t the clip i has probability
-softmax_i(-|x_t - alpha x_i|^2 / 2 sigma^2), and the best guess of x0 is the mean under it (Bayes;
-Karras et al. 2022, appendix B.3). It memorises, and it is the oracle samplers are tested with.
-Lesson 03.
+Let the data be N clips, all equally likely. Given x_t, clip i has the probability
+softmax_i(-|x_t - alpha x_i|^2 / 2 sigma^2), and the best guess of x0 is the mean under these
+probabilities (Bayes; Karras et al. 2022, appendix B.3). This denoiser can only repeat its data. We
+test samplers with it, since its answers are exact. Lesson 03.
 """
 
 import equinox as eqx

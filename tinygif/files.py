@@ -4,10 +4,12 @@ Lesson 15.
 """
 
 import contextlib
+import glob
 import hashlib
 import os
 import shutil
 import socket
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -48,7 +50,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             "untouched. Free some space, or choose another place."
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -60,13 +63,15 @@ def write_whole(path: Path, data: bytes) -> None:
 def remove_orphans(path: Path) -> None:
     """Delete what processes on this machine left half written when they were killed."""
     here = f".{path.name}.{socket.gethostname()}-"
-    for part in path.parent.glob(f"{here}*.part"):
+    for part in path.parent.glob(f"{glob.escape(here)}*.part"):
         pid = part.name.removeprefix(here).removesuffix(".part")
-        with contextlib.suppress(PermissionError):  # somebody else's process is alive
+        if pid.isdigit() and os.name == "posix":
             try:
-                os.kill(int(pid), 0)
+                os.kill(int(pid), 0)  # signal 0 only asks whether there is such a process
             except ProcessLookupError:
                 part.unlink(missing_ok=True)
+            except PermissionError:
+                pass  # there is, somebody else's
 
 
 def sync_folder(folder: Path) -> None:
@@ -83,9 +88,8 @@ def check_room(folder: Path, size: int, what: str) -> None:
     """Make the folder, and refuse it if it cannot be written to or lacks `size` bytes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.write_bytes(b"tinygif")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"tinygif")
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise TinygifError(
@@ -143,9 +147,9 @@ def fetch(
     """
     from tqdm import tqdm
 
-    request = urllib.request.Request(url, headers={"User-Agent": "tinygif"})
     began, parts, size = time.monotonic(), [], 0
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": "tinygif"})
         with urllib.request.urlopen(request, timeout=timeout) as reply:
             length = reply.headers.get("Content-Length")
             total = int(length) if length and length.isdigit() else None
@@ -171,7 +175,7 @@ def download(links: list[str], path: Path, digest: str) -> None:
     reason = ""
     for link in links:
         try:
-            data = fetch(link, title=path.name, timeout=5)
+            data = fetch(link, title=path.name, timeout=5.0)
         except OSError as error:
             reason = " ".join(str(error).split())  # a server's words may hold line ends
         else:

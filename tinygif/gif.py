@@ -67,10 +67,7 @@ class Pixels(eqx.Module):
     def decode(
         self, x0: Float[Array | np.ndarray, "*b f c h w"]
     ) -> UInt8[np.ndarray, "*b f h w c"]:
-        """The inverse of `encode`. Values outside [-1, 1] are clipped.
-
-        Raises TinygifError for NaN, which a diverged training or too strong a guidance gives.
-        """
+        """The inverse of `encode`. Values outside [-1, 1] are clipped; NaN raises TinygifError."""
         x0 = np.asarray(x0, np.float32)
         if np.isnan(x0).any():
             raise TinygifError(
@@ -198,10 +195,6 @@ def play_image(
         frame.paste(drawn, mask=drawn)
         delay = round(image.info.get("duration", 0))
         yield np.asarray(frame)[:height, :width], delay if delay > 10 else 100
-
-
-def played(delay: int) -> int:  # only until clips/sources.py calls play_image
-    return delay if delay > 10 else 100
 
 
 def check_bytes(path: Path) -> None:

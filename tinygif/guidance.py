@@ -1,8 +1,8 @@
-"""Functions from denoiser to denoiser: a condition, guidance away from another, thresholds.
+"""Denoisers, and functions from denoiser to denoiser: guidance and thresholds.
 
-A denoiser maps a noised batch and a step to the guessed clips, `(x_t (b f c h w), t) -> x0`.
-`Denoiser` makes one of a model, a schedule and a condition; the rest wrap it. They are modules, not
-closures, so that one compiled sampling step serves every prompt and every guidance. Lesson 11.
+A denoiser maps noisy clips and a step to a guess of the clips, `(x_t (b f c h w), t) -> x0`.
+`Denoiser` makes one of a model, a schedule and a condition; the others wrap a denoiser. They are
+modules, not closures, so that one compiled step serves every prompt and guidance scale. Lesson 11.
 """
 
 import equinox as eqx
@@ -19,7 +19,7 @@ GUIDANCE_HELP = "0 ignores the prompt, 1 follows it, above 1 exaggerates it."
 
 
 class Denoiser(eqx.Module):
-    """A model with a schedule and a batch of conditions."""
+    """A model with its schedule and a batch of conditions, one for each clip."""
 
     model: eqx.Module
     schedule: Schedule
@@ -37,11 +37,11 @@ class Denoiser(eqx.Module):
 
 
 class Guided(eqx.Module):
-    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): away from one prompt, to another.
+    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): from one prompt towards another.
 
     `away + scale (to - away)`: scale 0 is `away` alone, 1 is `to` alone, above 1 extrapolates.
-    Both run as one batch of twice the size. On x0 the formula is the same as on eps or v, since
-    its weights sum to one.
+    The model is called once, on both prompts as one batch of twice the size. The formula may be
+    used on x0 as well as on eps or v, because its weights sum to one.
     """
 
     both: Denoiser
@@ -60,11 +60,11 @@ def guide(denoiser: Denoiser, away: Condition, scale: float) -> Guided:
 
 
 class Thresholded(eqx.Module):
-    """Keep guesses in the codec's range, [-limit, limit]: for pixels, [-1, 1].
+    """Keep guesses in the codec's range, [-limit, limit]; for pixels, [-1, 1].
 
-    With a `percentile` p in (0, 1) the threshold is dynamic (Imagen, Saharia et al. 2022, section
-    2.3): s is the p-quantile of |x0| of an example, at least the limit; clip to [-s, s] and shrink
-    that to the range. Without one, values are clipped to the range.
+    Without a `percentile`, values are clipped to the range. With a `percentile` p in (0, 1) the
+    threshold is dynamic (Imagen, Saharia et al. 2022, section 2.3): s is the p-quantile of |x0| in
+    each clip, but at least `limit`; values are clipped to [-s, s], then scaled to the range.
     """
 
     denoiser: eqx.Module

@@ -78,6 +78,7 @@ class Log:
                 axis.plot(*zip(*points), linewidth=1, label=name.replace("_", " "))
         axis.set(xlabel="step", ylabel="loss", yscale="log")
         axis.grid(alpha=0.3, which="both")
-        axis.legend()
+        if axis.lines:
+            axis.legend()
         with whole_file(self.folder / CURVE) as file:
             figure.savefig(file, dpi=120, format="png")

@@ -1,9 +1,9 @@
 """Where a token stands: rotary embedding, and T5's relative position bias.
 
 Attention itself does not see order. Both ways used here tell it the distance m - n of two tokens,
-never their absolute position: rotary turns queries and keys by an angle that grows with the
-position (RoFormer, Su et al. 2021, eq. 34), the bias adds a learned number per distance to the
-scores (T5, Raffel et al. 2020, section 2.1). Lesson 07.
+never their absolute position. Rotary embedding turns queries and keys by an angle that grows with
+their position (RoFormer, Su et al. 2021, eq. 34). The bias adds a learned number for each distance
+to the scores (T5, Raffel et al. 2020, section 2.1). Lesson 07.
 """
 
 import math
@@ -42,7 +42,7 @@ def bucket(distance: Int[Array, "*n"], buckets: int, max_distance: int) -> Int[A
 
 
 class RelativePositionBias(eqx.Module):
-    """A learned number for every head and bucket of distance, to add to attention scores."""
+    """A learned number for each head and bucket of distances, to be added to attention scores."""
 
     table: Float[Array, "buckets heads"]
     max_distance: int = eqx.field(static=True)
@@ -59,7 +59,7 @@ class RelativePositionBias(eqx.Module):
         self.max_distance = max_distance
 
     def __call__(self, n: int) -> Float[Array, "heads n n"]:
-        """The bias from each of n tokens (rows) to each (columns)."""
+        """The bias of each of n queries (rows) towards each of n keys (columns)."""
         position = jnp.arange(n)
         distance = position[None, :] - position[:, None]
         return jnp.moveaxis(self.table[bucket(distance, len(self.table), self.max_distance)], -1, 0)

@@ -1,8 +1,8 @@
-"""The convolutional blocks, each on one image, and how they are told how noisy it is.
+"""The convolutional blocks, each on one image, and how the noise level and the prompt reach them.
 
-Lifted to clips by `jax.vmap` over frames: a 2-D convolution with frames folded into the batch, many
-times faster on a CPU than a 3-D one. The noise level is embedded in sinusoids (Vaswani et al. 2017,
-section 3.5) and enters by FiLM (Perez et al. 2018, eq. 1 and 2). Lesson 05.
+`jax.vmap` over frames applies a block to a clip. That is a 2-D convolution with frames folded into
+the batch, many times faster on a CPU than a 3-D one. The noise level is embedded in sinusoids
+(Vaswani et al. 2017, section 3.5) and enters by FiLM (Perez et al. 2018, eq. 1 and 2). Lesson 05.
 """
 
 import equinox as eqx
@@ -44,7 +44,7 @@ class Conv1x1(eqx.Module):
 
 
 class FiLM(eqx.Module):
-    """Scale and shift of every channel, read off a condition: `x (1 + scale) + shift`."""
+    """Scales and shifts each channel by what a condition says: `x (1 + scale) + shift`."""
 
     linear: eqx.nn.Linear
 
@@ -75,11 +75,11 @@ class ConditionMLP(eqx.Module):
 
 
 class Conv3x3(eqx.Module):
-    """A 3x3 convolution that keeps the side. Weights are (outputs, 3, 3, inputs).
+    """A 3x3 convolution that keeps the image's size. Weights have shape (outputs, 3, 3, inputs).
 
-    Channels innermost: XLA's CPU backend makes fast loops of the optimizer and the average only
-    over a long last axis. And on an image smaller than the kernel it falls back to a plain loop, 20
-    times slower: hence a margin there, cut off again.
+    Both oddities are for XLA on a CPU. It makes fast loops of the optimizer and of the average of
+    weights only where the last axis is long, so the inputs come last. On images smaller than the
+    kernel its convolution is 20 times slower, so these get a margin, which is cut off again.
     """
 
     weight: Float[Array, "c_out 3 3 c_in"]
@@ -106,7 +106,7 @@ def group_norm(channels: int) -> eqx.nn.GroupNorm:
 
 
 class ResnetBlock(eqx.Module):
-    """norm, silu, conv; norm, FiLM, silu, conv from zero; added to the input (He et al. 2016)."""
+    """norm, silu, conv; norm, FiLM, silu, conv that starts at zero; plus the input (He 2016)."""
 
     norm1: eqx.nn.GroupNorm
     conv1: Conv3x3
@@ -152,7 +152,7 @@ class TemporalConv(eqx.Module):
 
 
 class Downsample(eqx.Module):
-    """Half the side: 2x2 pixels become channels (pixel unshuffle), which are mixed."""
+    """Halve the side: fold 2x2 pixels into channels (pixel unshuffle), then mix the channels."""
 
     conv: Conv1x1
 
@@ -164,7 +164,7 @@ class Downsample(eqx.Module):
 
 
 class Upsample(eqx.Module):
-    """Twice the side: by repeating pixels and smoothing, or by channels becoming 2x2 pixels."""
+    """Double the side: repeat pixels and convolve, or unfold channels into 2x2 pixels (shuffle)."""
 
     conv: Conv3x3 | Conv1x1
     shuffle: bool = eqx.field(static=True)

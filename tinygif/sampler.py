@@ -1,8 +1,8 @@
 """From noise to a clip: a Python loop over one jitted step, with the solver as a value.
 
-The loop is plain Python because that gives a progress bar and the trajectory for nothing, and
-because XLA on a CPU runs convolutions inside `lax.scan` many times slower. A solver moves x_t to
-x_next, at a smaller t, given the denoiser's guess of x0. Lesson 12.
+A plain Python loop can show its progress and every step on the way, and XLA on a CPU would run
+convolutions inside `lax.scan` many times slower. A solver moves x_t to a smaller t, given the
+denoiser's guess of x0. Lesson 12.
 """
 
 from collections import deque
@@ -25,9 +25,8 @@ Step = Int[Array, ""]
 class Move(NamedTuple):
     """What a solver may use to go from step t to t_next, with t_next < t.
 
-    x_t: the clips at t; x0: the guess of x0 made from them. t_before and x0_before: the step before
-    t and the guess made there; at the start t_before = t, and there is no guess yet. key: for fresh
-    noise.
+    x_t: the clips at t; x0: the guess made from them. t_before and x0_before: the step before t and
+    the guess made there; in the first move t_before is t and x0_before is 0. key: for fresh noise.
     """
 
     t: Step
@@ -68,8 +67,8 @@ def DDPM() -> DDIM:
 class DPMSolver(eqx.Module):
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order by remembering one guess.
 
-    Works in lambda = log(alpha / sigma). The first step has no guess before it and the last goes
-    to lambda = infinity: both are first order, where the formula is DDIM's.
+    Works in lambda = log(alpha / sigma). The first step has no guess before it, and the last goes
+    to lambda = infinity. Both are therefore of first order, where the formula is DDIM's.
     """
 
     def __call__(self, schedule: Schedule, move: Move) -> Float[Array, "*x"]:
@@ -99,7 +98,7 @@ def sample_step(
     denoiser: Callable, schedule: Schedule, solver: Callable, x_t: Float[Array, "*x"],
     x0_before: Float[Array, "*x"], t_before: Step, t: Step, t_next: Step, key: Key[Array, ""],
 ) -> tuple[Float[Array, "*x"], Float[Array, "*x"]]:  # fmt: skip
-    """One step from t to t_next: the clips there, and the guess of x0 that led there."""
+    """One step from t to t_next. Returns the clips there and the guess of x0 that led there."""
     x0 = denoiser(x_t, t)
     return solver(schedule, Move(t, t_next, x_t, x0, t_before, x0_before, key)), x0
 
@@ -108,9 +107,9 @@ def trajectory(
     denoiser: Callable, schedule: Schedule, noise: Float[Array, "*x"], *, key: Key[Array, ""],
     solver: Callable | None = None, steps: int = 50,
 ) -> Iterator[tuple[Float[Array, "*x"], Float[Array, "*x"]]]:  # fmt: skip
-    """Denoise step by step, yielding (x_t, the guess of x0) after each; the last x_t is the clip.
+    """Denoise step by step; yield (x_t, guess of x0) after each. The last x_t are the clips.
 
-    `noise` has the shape of the clips, standard normal: sampling always starts at index T.
+    `noise` is standard normal and has the shape of the clips; sampling always starts at index T.
     """
     solver = DDIM() if solver is None else solver
     times = timesteps(schedule.T, steps)
@@ -125,5 +124,5 @@ def trajectory(
 def sample(
     denoiser: Callable, schedule: Schedule, noise: Float[Array, "*x"], **options
 ) -> Float[Array, "*x"]:
-    """The clip at the end of `trajectory`, which takes the same options."""
+    """The clips at the end of a `trajectory` with the same options."""
     return deque(trajectory(denoiser, schedule, noise, **options), maxlen=1).pop()[0]

@@ -1,8 +1,8 @@
 """Noise schedules: how much of the clip is left, and how much noise there is, at every step.
 
 A schedule is data: two arrays `alpha` and `sigma` with T + 1 entries, index 0 the clip (1, 0) and
-index T the noise. `x_t = alpha[t] * x0 + sigma[t] * eps`. Everything else follows from the two.
-It lives outside the model, so nothing in it can be trained. Lesson 02.
+index T the noise: `x_t = alpha[t] * x0 + sigma[t] * eps`. Everything else follows from the two.
+A schedule is not part of the model, so nothing in it is trained. Lesson 02.
 """
 
 from typing import Literal
@@ -58,8 +58,9 @@ def _check(T: int) -> None:
 def linear(T: int = 1000) -> Schedule:
     """Betas that rise in a line, scaled so that every T ends where T = 1000 does.
 
-    DDPM (Ho et al. 2020, section 4): 1e-4 to 0.02 at T = 1000. The same betas cut to T = 300
-    leave sqrt(alpha_bar) = 0.22 of the clip: step T is then not noise. Hence the factor 1000 / T.
+    DDPM (Ho et al. 2020, section 4): 1e-4 to 0.02 at T = 1000. With these same two ends and
+    T = 300, sqrt(alpha_bar) = 0.22 of the clip would be left at step T, which is then not noise.
+    Hence the factor 1000 / T.
     """
     _check(T)
     beta = np.linspace(1e-4, 0.02, T) * 1000 / T
@@ -67,7 +68,7 @@ def linear(T: int = 1000) -> Schedule:
 
 
 def scaled_linear(T: int = 1000) -> Schedule:
-    """Square roots of the betas in a line, 0.00085 to 0.012 (latent diffusion, Rombach 2022)."""
+    """Betas from 0.00085 to 0.012, whose square roots lie on a line (Rombach et al. 2022)."""
     _check(T)
     beta = np.linspace(0.00085**0.5, 0.012**0.5, T) ** 2 * 1000 / T
     return _from_alpha_bar(np.cumprod(1 - np.minimum(beta, 0.999)))
@@ -83,8 +84,10 @@ def cosine(T: int = 1000, s: float = 0.008) -> Schedule:
 def rectified(T: int = 1000) -> Schedule:
     """The straight line from clip to noise: rectified flow (Liu et al. 2022, eq. 1)."""
     _check(T)
-    sigma = jnp.asarray(np.linspace(0, 1, T + 1), jnp.float32)
-    return Schedule(1 - sigma, sigma, flow=True)
+    sigma = np.linspace(0, 1, T + 1)
+    return Schedule(
+        jnp.asarray(1 - sigma, jnp.float32), jnp.asarray(sigma, jnp.float32), flow=True
+    )
 
 
 SCHEDULES = {
@@ -112,8 +115,8 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
 def shift(schedule: Schedule, factor: float) -> Schedule:
     """Multiply sigma / alpha by `factor` everywhere: log-SNR moves by -2 log(factor).
 
-    A redundant clip (large, or slow) stays legible under noise that would hide a small one, so
-    what it shows is decided at higher noise levels; a factor above 1 spends more steps there
+    Noise that hides a small clip leaves a redundant one (large, or slow) legible. What such a clip
+    shows is therefore decided at higher noise levels, and a factor above 1 spends more steps there
     (simple diffusion, Hoogeboom et al. 2023, "Adjusting noise schedules"; Esser et al. 2024,
     section 5.3.2).
     """

@@ -1,9 +1,9 @@
 """Words become vectors: a word tokenizer and a tiny transformer, trained together with the model.
 
 A prompt reaches the model as `Text`: one state per word for attention, and their mean for FiLM.
-Guidance needs a null prompt: it is the one-word sentence `<null>`, whose vector is learned because
-training puts it in the place of a share of the captions. A pretrained tower may read the prompts
-instead of the word tokenizer; the trained layers then stand on its output. Lesson 10.
+Guidance needs a null prompt. It is the one-word sentence `<null>`; its vector is learned, because
+training replaces a share of the captions by it. A pretrained text encoder (a tower) can read the
+prompts instead; then the layers trained here continue from its output. Lesson 10.
 """
 
 import difflib
@@ -28,7 +28,7 @@ def split(text: str) -> list[str]:
 
 
 class Tokenizer:
-    """Splits a prompt in lower-case words and looks them up. Id 0 is padding, id 1 the null."""
+    """Splits a prompt into lower-case words and looks up their ids; 0 is padding, 1 `<null>`."""
 
     def __init__(self, words: list[str], max_tokens: int):
         self.words = sorted(set(words))
@@ -41,8 +41,8 @@ class Tokenizer:
     def encode(self, prompt: str | None) -> Int[np.ndarray, " n"]:
         """The ids of a prompt, padded with 0 to `max_tokens`; None is the null prompt.
 
-        A model without captions knows no words: there "" is the null prompt, too. Raises
-        TinygifError for an empty or long prompt, or an unknown word.
+        A model that was trained without captions knows no words: for it "" is the null prompt, too.
+        Raises TinygifError for a prompt without words or with too many, and for unknown words.
         """
         words = [NULL] if prompt is None or (not prompt and not self.words) else split(prompt)
         if prompt and not self.words:
@@ -61,11 +61,11 @@ class Tokenizer:
         return np.array(ids + [0] * (self.max_tokens - len(ids)), np.int32)
 
     def batch(self, prompts: Sequence[str | None]) -> Int[np.ndarray, "b n"]:
-        """The ids of prompts."""
+        """The ids of several prompts, one row for each."""
         return np.stack([self.encode(prompt) for prompt in prompts])
 
     def example(self) -> str:
-        """A few words that are known, for error messages."""
+        """A prompt of known words, for error messages."""
         return " ".join(self.words[:4])
 
     def _unknown(self, word: str) -> str:
@@ -86,7 +86,7 @@ class Text(eqx.Module):
 
 
 class Condition(eqx.Module):
-    """All that a model is told besides the noisy clip and the noise level."""
+    """What a model is given besides the noisy clip and the noise level."""
 
     text: Text
 
@@ -96,14 +96,17 @@ Prompt = Int[Array, " n"] | Text
 
 
 def hide(prompt: Prompt, hidden: Bool[Array, ""]) -> Prompt:
-    """The null prompt where `hidden` is True: the word `<null>` alone, or no token of a tower."""
+    """Replace a prompt by the null prompt where `hidden` is True.
+
+    For word ids that is the word `<null>` alone; for a tower's output, a text without tokens.
+    """
     if isinstance(prompt, Text):
         return Text(prompt.states, prompt.pooled, prompt.mask & ~hidden)
     return jnp.where(hidden, jnp.zeros_like(prompt).at[0].set(1), prompt)
 
 
 class TransformerLayer(eqx.Module):
-    """Attention, then a perceptron. Each has a norm before it and a zero projection after it."""
+    """Attention, then a perceptron: each has a norm before it and adds nothing at first."""
 
     attention: Attention
     norm: eqx.nn.RMSNorm
@@ -137,7 +140,8 @@ class TextEncoder(eqx.Module):
         embedding_key, position_key, layer_key = jax.random.split(key, 3)
         self.embedding = jax.random.normal(embedding_key, (words, dim))
         self.positions = 0.1 * jax.random.normal(position_key, (max_tokens, dim))
-        self.layers = [TransformerLayer(dim, heads, key=k) for k in jax.random.split(layer_key, depth)]
+        layer_keys = jax.random.split(layer_key, depth)
+        self.layers = [TransformerLayer(dim, heads, key=k) for k in layer_keys]
         self.norm = eqx.nn.RMSNorm(dim)
 
     def __call__(self, ids: Int[Array, " n"]) -> Text:
@@ -147,10 +151,11 @@ class TextEncoder(eqx.Module):
 
 
 class TextAdapter(eqx.Module):
-    """The trained layers on top of a frozen tower's `Text`. A text without tokens is the null prompt.
+    """Trained layers on top of the output of a frozen tower.
 
-    Tokens are projected to the model's width and go through layers as words do. The tower's own
-    pooled vector is added to their mean.
+    Tokens are projected to the model's width and go through transformer layers, as words do. The
+    tower's own pooled vector is projected and added to their mean. A text without tokens is the
+    null prompt: one learned vector in their place.
     """
 
     norms: tuple[eqx.nn.RMSNorm, eqx.nn.RMSNorm]
@@ -168,7 +173,8 @@ class TextAdapter(eqx.Module):
         self.states = eqx.nn.Linear(dims[0], dim, key=states_key)
         self.pooled = eqx.nn.Linear(dims[1], dim, key=pooled_key)
         self.null = jax.random.normal(null_key, (dim,))
-        self.layers = [TransformerLayer(dim, heads, key=k) for k in jax.random.split(layer_key, depth)]
+        layer_keys = jax.random.split(layer_key, depth)
+        self.layers = [TransformerLayer(dim, heads, key=k) for k in layer_keys]
         self.norm = eqx.nn.RMSNorm(dim)
 
     def __call__(self, text: Text) -> Text:
@@ -196,7 +202,7 @@ def transform(
 
 
 class TextToGif(eqx.Module):
-    """All that a checkpoint holds: the trained text encoder, the model, and the clips' codec.
+    """Everything that a checkpoint holds: the trained text encoder, the model, and the codec.
 
     `model` is any module with `model(x_t, t, condition) -> prediction`. The codec is not trained.
     """

@@ -90,7 +90,7 @@ def train_ours(args: argparse.Namespace, minutes: float, data: DataConfig) -> di
 
 
 def row_of(clips: np.ndarray, captions: list[str], data: DataConfig) -> dict:
-    return shares(judge(clips, captions, data).right)
+    return shares(judge(clips, captions, data).right, COLUMNS)
 
 
 def line(row: dict) -> str:

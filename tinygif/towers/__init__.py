@@ -1,4 +1,4 @@
-"""Pretrained text encoders, frozen: CLIP's and BERT's towers, and a cache of what they say.
+"""Pretrained text encoders, frozen: CLIP's and BERT's towers, and a cache of what they compute.
 
 Lesson 10.
 """

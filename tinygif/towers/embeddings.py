@@ -1,4 +1,4 @@
-"""Prompts through a frozen tower, each once: what it says of them is kept in the cache folder.
+"""Prompts encoded by a frozen tower, each once: the result is kept in the cache folder.
 
 The training step never runs the tower. Its batches carry the tower's states instead of word ids.
 A prompt takes one row of floats for each of its tokens, so short prompts take little room.
@@ -22,7 +22,15 @@ from tinygif.errors import TinygifError
 from tinygif.files import cache_dir, write_whole
 from tinygif.hub import find_model
 from tinygif.text import Text
-from tinygif.towers.pretrained import POOLS, Bert, ClipText, load_tower, read_config, text_sizes
+from tinygif.towers.pretrained import (
+    POOLS,
+    Bert,
+    ClipText,
+    load_tokenizer,
+    load_tower,
+    read_config,
+    text_sizes,
+)
 
 BATCH = 16
 """Prompts that are encoded at once."""
@@ -33,8 +41,6 @@ MAX_CACHE_BYTES = 4 * 2**30
 encoded whenever they are asked for."""
 MAX_KNOWN_PROMPTS = 10**6
 """Prompts whose token ids are kept in memory."""
-MIN_VOCABULARY = 256
-"""No real tokenizer has fewer tokens. Without its files, transformers makes up one of 2 to 5."""
 
 Ids = tuple[int, ...]
 """The token ids of a prompt, with the marks of start and end: the key to its row in the cache."""
@@ -150,30 +156,6 @@ class Embeddings:
         return keys
 
 
-def load_tokenizer(folder: Path, vocabulary: int):
-    """The tokenizer of a folder, for a tower that knows so many tokens."""
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # it raises nothing more exact
-        raise TinygifError(f"expected a tokenizer in {path}, got: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    size, marks = tokenizer.get_vocab_size(), tokenizer.encode("a").special_tokens_mask
-    if not MIN_VOCABULARY <= size <= vocabulary:
-        raise TinygifError(
-            f"expected {MIN_VOCABULARY} to {vocabulary} tokens in {path}, got {size}: it is not "
-            "the tokenizer of this model"
-        )
-    if not marks or not marks[-1]:
-        raise TinygifError(
-            f"expected the tokenizer of {path} to mark the end of a prompt, it doesn't"
-        )
-    return tokenizer
-
-
 def encode_prompts(
     tower: ClipText | Bert, pool: str, keys: Sequence[Ids], length: int
 ) -> list[Row]:
@@ -217,8 +199,8 @@ class Store:
         """Make the rows of a file known. A damaged file is ignored: its prompts count as new."""
         from safetensors import SafetensorError, safe_open
 
-        self.size += path.stat().st_size
         try:
+            self.size += path.stat().st_size
             file = safe_open(path, "numpy")
         except (OSError, SafetensorError):
             return
@@ -247,8 +229,7 @@ class Store:
             write_whole(path, data)
         except (OSError, TinygifError) as error:
             raise TinygifError(
-                f"could not write to the cache of captions ({error}): free some space, or set "
-                "TINYGIF_CACHE to a folder with some"
+                f"could not fill the cache of captions, whose folder TINYGIF_CACHE changes: {error}"
             ) from error
         self.open_file(path)
         return True

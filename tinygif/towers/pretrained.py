@@ -33,6 +33,8 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": jax.nn.gelu,
     "relu": jax.nn.relu,
 }
+MIN_VOCABULARY = 256
+"""No real tokenizer has fewer tokens. Without its files, transformers makes up one of 2 to 5."""
 
 
 # ---- the towers ------------------------------------------------------------------------------
@@ -250,7 +252,34 @@ def check_sizes(sizes: dict[str, Any], folder: Path) -> dict[str, Any]:
     return sizes
 
 
-# ---- weights ---------------------------------------------------------------------------------
+# ---- files -----------------------------------------------------------------------------------
+
+
+def load_tokenizer(folder: Path, vocabulary: int):
+    """The tokenizer of a folder, for a tower that knows so many tokens.
+
+    Raises TinygifError if there is none, or if it cannot be the one of this tower.
+    """
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # it raises nothing more exact
+        raise TinygifError(f"expected a tokenizer in {path}, got: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    size, marks = tokenizer.get_vocab_size(), tokenizer.encode("a").special_tokens_mask
+    if not MIN_VOCABULARY <= size <= vocabulary:
+        raise TinygifError(
+            f"expected {MIN_VOCABULARY} to {vocabulary} tokens in {path}, got {size}: it is not "
+            "the tokenizer of this model"
+        )
+    if not marks or not marks[-1]:
+        raise TinygifError(
+            f"expected a tokenizer that marks the end of a prompt in {path}, got one that does not"
+        )
+    return tokenizer
 
 
 def load_tower(folder: Path) -> ClipText | Bert:

@@ -1,0 +1,355 @@
+"""files.py: a file is whole or not there, whatever kills, fills or damages. Lesson 15."""
+
+import errno
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tinygif import files
+from tinygif.errors import TinygifError
+
+DATA = bytes(range(256)) * 40
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+def test_the_cache_is_where_the_variable_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path / "here"))
+    assert files.cache_dir() == tmp_path / "here"
+    monkeypatch.delenv("TINYGIF_CACHE")
+    assert files.cache_dir() == Path.home() / ".cache" / "tinygif"
+
+
+def test_a_hash_is_the_hash_of_the_bytes(tmp_path):
+    (tmp_path / "x").write_bytes(DATA)
+    assert files.sha256(tmp_path / "x") == DIGEST
+
+
+# ---- writing ---------------------------------------------------------------------------------
+
+
+def test_a_write_replaces_the_old_file_and_leaves_nothing_else(tmp_path):
+    for data in (b"old", b"", DATA):
+        files.write_whole(tmp_path / "x", data)
+        assert (tmp_path / "x").read_bytes() == data
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_who_reads_meanwhile_sees_the_old_file(tmp_path):
+    files.write_whole(tmp_path / "x", b"old")
+    with files.whole_file(tmp_path / "x") as file:
+        file.write(DATA)
+        file.flush()
+        assert (tmp_path / "x").read_bytes() == b"old"
+    assert (tmp_path / "x").read_bytes() == DATA
+
+
+def test_a_block_that_fails_leaves_the_old_file(tmp_path):
+    files.write_whole(tmp_path / "x", b"old")
+    with pytest.raises(KeyError), files.whole_file(tmp_path / "x") as file:
+        file.write(DATA)
+        raise KeyError
+    assert (tmp_path / "x").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_file_and_folder_are_synced_in_this_order(tmp_path, monkeypatch):
+    """The file before it gets its name; the folder after, or the old name may return."""
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def sync(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        calls.append(("sync", os.path.samestat(os.fstat(descriptor), os.stat(tmp_path)))
+                     if is_folder else "sync file")  # fmt: skip
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", lambda *names: calls.append("rename") or replace(*names))
+    files.write_whole(tmp_path / "x", DATA)
+    assert calls == ["sync file", "rename", ("sync", True)]
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def half_written(path, mode):
+    file = open(path, mode)
+
+    def write(data):
+        file.write(data[: len(data) // 2])
+        full()
+
+    close = lambda *_: file.close()  # noqa: E731
+    return type("Half", (), dict(
+        __enter__=lambda self: SimpleNamespace(write=write), __exit__=close))()  # fmt: skip
+
+
+@pytest.mark.parametrize("break_it", [
+    lambda patch: patch.setattr(os, "fsync", full),
+    lambda patch: patch.setattr(files, "open", half_written, raising=False),
+    lambda patch: patch.setattr(files, "open", full, raising=False),
+    lambda patch: patch.setattr(os, "replace", full),
+])  # fmt: skip
+def test_a_write_that_fails_leaves_the_last_good_one(tmp_path, monkeypatch, break_it):
+    files.write_whole(tmp_path / "x", b"old")
+    with monkeypatch.context() as patch:
+        break_it(patch)
+        with pytest.raises(TinygifError, match="No space left on device.*untouched"):
+            files.write_whole(tmp_path / "x", DATA)
+    assert (tmp_path / "x").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    files.write_whole(tmp_path / "x", DATA)
+    assert (tmp_path / "x").read_bytes() == DATA
+
+
+def test_a_folder_that_is_not_there_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "gone", tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(TinygifError, match="could not write .*choose another place"):
+            files.write_whole(folder / "x", DATA)
+    assert not (tmp_path / "gone").exists()
+
+
+def test_leftovers_of_dead_processes_go_and_those_of_live_ones_stay(tmp_path):
+    """Also those of other machines, of which nobody here can say whether they live."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    here, name = socket.gethostname(), "[x].gif"
+    dead = f".{name}.{here}-{child.pid}.part"
+    others = [f".{name}.{here}-1.part", f".{name}.{here}-{os.getppid()}.part",
+              f".{name}.{here}-2-{child.pid}.part", f".{name}.elsewhere-{child.pid}.part",
+              f".other.{here}-{child.pid}.part"]  # fmt: skip
+    for part in (dead, *others):
+        (tmp_path / part).write_bytes(b"half")
+    files.write_whole(tmp_path / name, DATA)
+    assert {path.name for path in tmp_path.iterdir()} == {name, *others}
+
+
+WRITE_FOR_EVER = """
+import itertools, sys
+from pathlib import Path
+from tinygif.files import write_whole
+for number in itertools.count(1):
+    write_whole(Path(sys.argv[1]), number.to_bytes(4, "big") * 4_000_000)
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.005, 0.02])
+def test_a_kill_leaves_a_whole_file(tmp_path, delay):
+    path = tmp_path / "x"
+    child = subprocess.Popen(
+        [sys.executable, "-c", WRITE_FOR_EVER, path], stdout=subprocess.PIPE, text=True
+    )
+    numbers = [int(child.stdout.readline()) for _ in range(3)]
+    time.sleep(delay)  # somewhere in the middle of the next
+    child.send_signal(signal.SIGKILL)
+    numbers += [int(line) for line in child.stdout]
+    assert child.wait() == -signal.SIGKILL
+    data = path.read_bytes()
+    assert len(data) == 16_000_000 and len(set(data[i::4] for i in range(4))) <= 4
+    number = int.from_bytes(data[:4], "big")
+    assert data == number.to_bytes(4, "big") * 4_000_000
+    assert number in (numbers[-1], numbers[-1] + 1)
+    files.write_whole(path, DATA)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+# ---- room and locks --------------------------------------------------------------------------
+
+
+def test_room_is_checked_and_leaves_nothing(tmp_path, monkeypatch):
+    folder = tmp_path / "new" / "run"
+    for free, enough in ((1_000_000, True), (999_999, False), (0, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        if enough:
+            files.check_room(folder, 1_000_000, "a run")
+        else:
+            with pytest.raises(TinygifError, match="MB free, a run may need 1 MB"):
+                files.check_room(folder, 1_000_000, "a run")
+        assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_found(tmp_path):
+    """Below a file: permissions do not stop root."""
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(TinygifError, match="cannot write to .*choose another --out"):
+            files.check_room(folder, 1, "a run")
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    """Two locks of one process exclude each other as those of two processes do."""
+    path = tmp_path / "folder" / ".lock"
+    with files.lock(path):
+        with pytest.raises(TinygifError, match="another process works in .*folder"):
+            with files.lock(path):
+                raise AssertionError("both hold it")
+    with files.lock(path):
+        pass
+    with pytest.raises(KeyError), files.lock(path):
+        raise KeyError
+    with files.lock(path):  # an error gives it back
+        pass
+
+
+def test_a_lock_may_be_waited_for(tmp_path, capsys):
+    order, held = [], threading.Event()
+
+    def first():
+        with files.lock(tmp_path / ".lock"):
+            held.set()
+            while "waiting" not in capsys.readouterr().out:
+                time.sleep(0.01)
+            order.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    held.wait()
+    with files.lock(tmp_path / ".lock", waiting="waiting for the other"):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from tinygif.files import lock
+with lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_a_lock_ends_with_its_process(tmp_path):
+    path = tmp_path / ".lock"
+    child = subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert child.stdout.readline() == "held\n"
+    with pytest.raises(TinygifError, match="another process"), files.lock(path):
+        pass
+    child.kill()
+    child.wait()
+    with files.lock(path):
+        pass
+
+
+# ---- downloads -------------------------------------------------------------------------------
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers a path with what its name says."""
+
+    def do_GET(self):
+        self.server.asked.append((self.path, self.headers["User-Agent"]))
+        match self.path:
+            case "/silent":
+                return self.server.over.wait(10)
+            case "/missing":
+                return self.send_error(404, "not\nhere")
+            case "/broken":
+                return self.wfile.write(b"no HTTP at all\r\n\r\n")
+        self.send_response(200)
+        if self.path != "/without-length":
+            self.send_header("Content-Length", str(len(DATA)))
+        self.end_headers()
+        data = {"/damaged": b"?" + DATA[1:], "/cut": DATA[:5000]}.get(self.path, DATA)
+        if self.path == "/slow":
+            for i in range(0, len(data), 1000):
+                if self.server.over.wait(0.05):
+                    return
+                self.wfile.write(data[i : i + 1000])
+        else:
+            self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    server.asked, server.over = [], threading.Event()
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.01))
+    thread.start()
+    yield server
+    server.over.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("path", ["/good", "/without-length"])
+def test_what_a_link_answers_is_fetched(server, path):
+    assert files.fetch(server.url + path) == DATA
+    assert server.asked[-1] == (path, "tinygif")
+
+
+def test_a_fetch_stops_after_enough(server):
+    data = files.fetch(server.url + "/good", most=100)
+    assert 100 < len(data) and DATA.startswith(data)
+
+
+def test_a_fetch_with_a_title_shows_how_far_it_is(server, capsys):
+    files.fetch(server.url + "/good", title="digits")
+    assert "digits: 100%" in capsys.readouterr().err
+    files.fetch(server.url + "/good")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("path", "options", "says"), [
+    ("/missing", {}, "404"),
+    ("/broken", {}, "no HTTP at all"),
+    ("/cut", {}, "cut short after 5000 of 10240 bytes"),
+    ("/silent", dict(timeout=0.1), "timed out"),
+    ("/slow", dict(longest=0.1), "too slow"),
+])  # fmt: skip
+def test_what_gives_no_file_is_an_oserror(server, path, options, says):
+    with pytest.raises(OSError, match=says):
+        files.fetch(server.url + path, **options)
+
+
+@pytest.mark.parametrize("url", [NOWHERE, "no link at all", "http://no space.test/"])
+def test_a_link_that_leads_nowhere_is_an_oserror(url):
+    with pytest.raises(OSError):
+        files.fetch(url)
+
+
+def test_a_download_takes_the_first_link_that_has_the_file_whole(server, tmp_path, monkeypatch):
+    path, real = tmp_path / "cache" / "digits.gz", files.fetch
+    quick = lambda url, **options: real(url, **options | {"timeout": 0.1})  # noqa: E731
+    monkeypatch.setattr(files, "fetch", quick)
+    bad = [NOWHERE, *(server.url + name for name in ("/missing", "/cut", "/damaged", "/silent"))]
+    server.asked.clear()
+    files.download([*bad, server.url + "/good", server.url + "/never"], path, DIGEST)
+    assert path.read_bytes() == DATA and [p.name for p in path.parent.iterdir()] == ["digits.gz"]
+    assert [name for name, _ in server.asked][-2:] == ["/silent", "/good"]
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("/damaged", "arrived damaged, its SHA-256 is not"), ("/cut", "cut short"),
+    ("/missing", "404"),
+])  # fmt: skip
+def test_a_download_that_no_link_has_leaves_no_file(server, tmp_path, name, says):
+    with pytest.raises(OSError, match=f"no link gave digits.gz: .*{says}"):
+        files.download([server.url + name], tmp_path / "cache" / "digits.gz", DIGEST)
+    assert list(tmp_path.iterdir()) == []
