@@ -91,7 +91,7 @@ def named_folder(run: Run) -> Path | None:
     """The folder that was asked for, or of the newest run; None for a new one."""
     if run.resume and run.out is None:
         if (state := checkpoint.newest(STATE)) is None:
-            raise TinygifError("nothing to resume: there is no run in runs/. Start without --resume")
+            raise TinygifError("nothing to resume: no run in runs/. Start without --resume.")
         return state.parent
     if run.out is not None and (run.out / STATE).exists() and not run.resume:
         raise TinygifError(f"{run.out} already holds a run: add --resume to go on with it, or "

@@ -91,7 +91,8 @@ def test_clips_of_a_folder(monkeypatch, tmp_path):
     for name in "ab":
         write_gif(source / f"{name}.gif", np.zeros((4, 8, 8, 3), np.uint8))
         (source / f"{name}.txt").write_text("a cat")
-    folder = prepare_clips(source, tmp_path / "made", Settings(CONFIG.data.size, CONFIG.data.frames))
+    settings = Settings(CONFIG.data.size, CONFIG.data.frames)
+    folder = prepare_clips(source, tmp_path / "made", settings)
     bench.main(bench.Options(repeat=1, dataset=str(folder), out=path))
     result = json.loads(path.read_text())
     assert result["data set"] == "made"

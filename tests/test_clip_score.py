@@ -3,6 +3,8 @@
 Lesson 18.
 """
 
+import json
+
 import equinox as eqx
 import jax
 import numpy as np
@@ -66,6 +68,21 @@ def test_models_without_an_image_tower_are_refused(tmp_path):
         ClipScore(str(alone))
     with pytest.raises(TinygifError, match="text_pool of mean or first"):
         ClipScore(str(towers.write(tmp_path / "bert", towers.BERT)))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(patch_size=0), "patch_size is 0, .* from 1 to"),
+    (dict(image_size=22), "image_size is no multiple of patch_size"),
+    (dict(image_size=10**9), "image_size is 1000000000, .* from 1 to"),
+    (dict(num_hidden_layers=3000), "num_hidden_layers is 3000"),
+    ([1], "a table vision_config .* got .*list"),
+])  # fmt: skip
+def test_an_image_tower_that_cannot_be_built_is_refused(tmp_path, change, message):
+    vision = towers.IMAGE | change if isinstance(change, dict) else change
+    folder = towers.write(tmp_path, towers.CLIP)
+    (folder / "config.json").write_text(json.dumps(towers.CLIP | {"vision_config": vision}))
+    with pytest.raises(TinygifError, match=message):
+        ClipScore(str(folder))
 
 
 @pytest.mark.parametrize("c", [1, 3])

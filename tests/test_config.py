@@ -1,87 +1,259 @@
-"""config.py: presets build, clips that cannot be folded are refused, JSON brings all back.
+"""config.py: presets build, what cannot work is refused, keys differ, JSON brings all back.
 
 Lesson 15.
 """
 
+import copy
 import dataclasses
+import itertools
 import json
+import math
+from dataclasses import replace
 from typing import get_args, get_type_hints
 
 import equinox as eqx
 import jax
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import CONFIG
 
 from tinygif.config import (
+    BOUNDS,
+    MODELS,
     PRESETS,
     Config,
     DataConfig,
     DiffusionConfig,
-    ModelConfig,
+    SampleConfig,
+    TextConfig,
     TrainConfig,
     from_dict,
+    named_keys,
 )
+from tinygif.errors import TinygifError
+from tinygif.guidance import GUIDANCE_HELP
 from tinygif.schedule import SCHEDULES
-from tinygif.unet import TextToGif
+from tinygif.unet import UNetConfig
+
+SECTIONS = ("data", "text", "model", "diffusion", "train", "sample")
+
+
+def changed(section: str, config: Config = CONFIG, **fields) -> Config:
+    """The config with other values in one of its sections; their types are not checked."""
+    part = copy.copy(getattr(config, section))
+    for name, value in fields.items():
+        object.__setattr__(part, name, value)
+    return replace(config, **{section: part})
+
+
+# ---- presets ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_builds(name):
     config = PRESETS[name]
+    config.check()
     assert config.preset == name in get_args(get_type_hints(Config)["preset"])
-    make = lambda: TextToGif(config.data, config.model, 9, key=jax.random.key(0))  # noqa: E731
-    d, model = config.data, eqx.filter_eval_shape(make)
+    d = config.data
+    model = eqx.filter_eval_shape(lambda: config.init(9, key=jax.random.key(0)))
     x = jax.ShapeDtypeStruct((d.frames, d.channels, d.size, d.size), np.float32)
-    ids = jax.ShapeDtypeStruct((config.model.max_tokens,), np.int32)
+    ids = jax.ShapeDtypeStruct((config.text.max_tokens,), np.int32)
     out = eqx.filter_eval_shape(model, x, jax.ShapeDtypeStruct((), np.float32), ids)
-    assert out.shape == x.shape
+    assert out.shape == x.shape == config.codec().shape(d.frames, d.size)
     assert config.diffusion.build().T == config.diffusion.diffusion_steps
+    assert type(config.model) is MODELS[config.model.model]
 
 
-@given(st.integers(-8, 70), st.integers(1, 4), st.integers(1, 3))
-def test_sizes_are_refused_unless_they_fold(size, patch, levels):
-    model = ModelConfig(patch=patch, multipliers=(1,) * levels)
-    fold = patch * 2 ** (levels - 1)
-    if size > 0 and size % fold == 0:
-        return model.check(frames=1, size=size)
-    with pytest.raises(ValueError, match=f"a size that is a multiple of {fold} .*, got {size}"):
-        model.check(frames=1, size=size)
+def test_a_tower_gives_the_widths_of_the_layers_on_top_of_it():
+    config = changed("text", text="bert", text_dims=(24, 20))
+    model = eqx.filter_eval_shape(lambda: config.init(9, key=jax.random.key(0)))
+    assert model.text.states.in_features == 24 and model.text.pooled.in_features == 20
 
 
-@given(st.integers(-4, 20), st.integers(1, 5))
-def test_frames_are_refused_unless_they_fold(frames, group):
-    model = ModelConfig(time_patch=group, multipliers=(1,))
-    if frames > 0 and frames % group == 0:
-        return model.check(frames=frames, size=32)
-    with pytest.raises(ValueError, match=f"a multiple of {group}, .*, got {frames}"):
-        model.check(frames=frames, size=32)
+def test_guidance_is_explained_in_one_way():
+    """tyro reads the docstring of the field; sample.py and the table read GUIDANCE_HELP."""
+    import inspect
 
-
-def test_a_batch_must_split_evenly():
-    TrainConfig(batch_size=12, accumulate=3)
-    with pytest.raises(ValueError, match="batch_size 16 must be a multiple of accumulate 3"):
-        TrainConfig(batch_size=16, accumulate=3)
+    assert GUIDANCE_HELP in inspect.getsource(SampleConfig)
 
 
 def test_nothing_can_be_changed_in_place():
-    for part in (Config(), DataConfig(), ModelConfig(), DiffusionConfig(), TrainConfig()):
+    for part in (Config(), *(getattr(CONFIG, section) for section in SECTIONS)):
         name = dataclasses.fields(part)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(part, name, None)
 
 
+# ---- what is refused -------------------------------------------------------------------------
+
+REFUSED = [
+    ("data", dict(size=18), "a size that is a multiple of 4 .*, got 18"),
+    ("data", dict(size=0), "size of at least 1, got 0"),
+    ("data", dict(frames=5), "multiple of 2, .*, got 5"),
+    ("data", dict(frames=-2), "frames of at least 1, got -2"),
+    ("data", dict(fps=60), "fps <= 50, got 60"),
+    ("data", dict(fps=0), "fps <= 50, got 0"),
+    ("text", dict(text_width=0), "text_width of at least 4, got 0"),
+    ("text", dict(text_depth=-1), "text_depth of at least 0, got -1"),
+    ("text", dict(max_tokens=0), "max_tokens of at least 1, got 0"),
+    ("model", dict(heads=0), "heads of at least 1, got 0"),
+    ("model", dict(head_dim=0), "head_dim of at least 1, got 0"),
+    ("model", dict(head_dim=3), "an even head_dim, got 3"),
+    ("model", dict(width=0), "width of at least 1, got 0"),
+    ("model", dict(patch=0), "patch of at least 1, got 0"),
+    ("model", dict(time_patch=0), "time_patch of at least 1, got 0"),
+    ("model", dict(blocks=0), "blocks of at least 1, got 0"),
+    ("model", dict(multipliers=(1, 0)), r"multipliers of at least 1, got \(1, 0\)"),
+    ("model", dict(multipliers=()), r"multipliers of at least 1, got \(\)"),
+    ("model", dict(levels=("time",)), "for each of 2 multipliers"),
+    ("model", dict(levels=("time", "tim")), "joined by \\+, got 'tim'"),
+    ("model", dict(levels=("time", "time+time")), "at most once"),
+    ("model", dict(middle=("linear",)), "joined by \\+, got 'linear'"),
+    ("diffusion", dict(diffusion_steps=1), "diffusion_steps of at least 2, got 1"),
+    ("diffusion", dict(shift=0.0), "shift .*got 0.0"),
+    ("diffusion", dict(shift=-1.0), "shift .*got -1.0"),
+    ("diffusion", dict(drop_text=2.0), "drop_text from 0 to 1, got 2.0"),
+    ("diffusion", dict(drop_text=-0.1), "drop_text from 0 to 1, got -0.1"),
+    ("diffusion", dict(gamma=-1.0), "gamma of at least 0, got -1.0"),
+    ("diffusion", dict(logit_normal=(0.0, 0.0)), "positive deviation in logit_normal"),
+    ("diffusion", dict(schedule="rectified", predict="eps"), "cannot start from pure noise"),
+    ("train", dict(steps=0), "steps of at least 1, got 0"),
+    ("train", dict(minutes=-1.0), "minutes .*got -1.0"),
+    ("train", dict(minutes=0.0, steps=None), "minutes .*got 0.0"),
+    ("train", dict(batch_size=0), "batch_size of at least 1, got 0"),
+    ("train", dict(accumulate=0), "accumulate of at least 1, got 0"),
+    ("train", dict(accumulate=3), "batch_size that is a multiple of accumulate, 3, got 8"),
+    ("train", dict(short_frames=3), "multiple of 2, .*, got 3"),
+    ("train", dict(short_frames=8), "short_frames from 1 to 4, got 8"),
+    ("train", dict(short_frames=0), "short_frames from 1 to 4, got 0"),
+    ("train", dict(short_share=3.0), "short_share from 0 to 1, got 3.0"),
+    ("train", dict(ema=1.0), "an ema below 1, .*, got 1.0"),
+    ("train", dict(ema=1.5), "ema from 0 to 1, got 1.5"),
+    ("train", dict(ema=math.nan), "ema from 0 to 1, got nan"),
+    ("train", dict(clip=-1.0), "clip .*got -1.0"),
+    ("train", dict(learning_rate=math.inf), "learning_rate .*got inf"),
+    ("train", dict(learning_rate=-1e-3), "learning_rate of at least 0, got -0.001"),
+    ("train", dict(muon_rate=-1.0), "muon_rate of at least 0, got -1.0"),
+    ("train", dict(weight_decay=-1.0), "weight_decay of at least 0, got -1.0"),
+    ("train", dict(warmup=-1), "warmup of at least 0, got -1"),
+    ("train", dict(seed=-1), "seed from 0 to 4294967295, got -1"),
+    ("train", dict(sample_every=0), "sample_every of at least 1, got 0"),
+    ("train", dict(save_every=0), "save_every of at least 1, got 0"),
+    ("sample", dict(sample_steps=51), "between 1 and T=50 sampling steps, got 51"),
+    ("sample", dict(sample_steps=0), "between 1 and T=50 sampling steps, got 0"),
+    ("sample", dict(solver="euler"), "ddim.*ddpm.*dpmpp.*'euler'"),
+    ("sample", dict(solver="ddpm", eta=0.5), "the ddim solver for eta, got 'ddpm'"),
+    ("sample", dict(eta=1.5), "eta from 0 to 1, got 1.5"),
+    ("sample", dict(guidance=-1.0), "guidance of at least 0, got -1.0"),
+    ("sample", dict(guidance=math.nan), "guidance .*got nan"),
+    ("sample", dict(dynamic_threshold=99.5), "dynamic_threshold from 0 to 1, got 99.5"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("section", "fields", "says"), REFUSED)
+def test_what_cannot_work_is_refused_with_a_sentence(section, fields, says):
+    config = changed(section, **fields)
+    with pytest.raises(TinygifError, match=says):
+        config.check()
+
+
+def test_what_can_work_passes():
+    CONFIG.check()
+    Config().check()
+    for section, fields in (("train", dict(ema=0.0, steps=None, warmup=0, short_frames=None)),
+                            ("sample", dict(sample_steps=50, eta=0.0, dynamic_threshold=1.0)),
+                            ("diffusion", dict(drop_text=1.0, predict="x0")),
+                            ("model", dict(middle=(), levels=("conv+space+text+time", "")))):
+        changed(section, **fields).check()
+
+
+def test_every_number_has_a_bound():
+    """A new field is either in BOUNDS, or a choice, or checked where its meaning is known."""
+    elsewhere = {"fps", "channels", "digits", "digit_size", "text_dims", "shift", "sample_steps",
+                 "short_frames", "logit_normal"}  # fmt: skip
+    for section in set(SECTIONS) - {"model"}:
+        for field in dataclasses.fields(getattr(CONFIG, section)):
+            kinds = {field.type, *get_args(field.type)}
+            if kinds & {int, float} and field.name not in elsewhere:
+                assert field.name in BOUNDS[section], field.name
+
+
+@given(st.integers(-8, 70), st.integers(1, 4), st.integers(1, 3))
+def test_sizes_are_refused_unless_they_fold(size, patch, levels):
+    model = UNetConfig(patch=patch, multipliers=(1,) * levels, levels=("",) * levels)
+    fold = patch * 2 ** (levels - 1)
+    if size > 0 and size % fold == 0:
+        return model.check(frames=1, size=size)
+    with pytest.raises(TinygifError, match=f"a size that is a multiple of {fold} .*, got {size}"):
+        model.check(frames=1, size=size)
+
+
+@given(st.integers(-4, 20), st.integers(1, 5))
+def test_frames_are_refused_unless_they_fold(frames, group):
+    model = UNetConfig(time_patch=group, multipliers=(1,), levels=("",))
+    if frames > 0 and frames % group == 0:
+        return model.check(frames=frames, size=32)
+    with pytest.raises(TinygifError, match=f"a multiple of {group}, .*, got {frames}"):
+        model.check(frames=frames, size=32)
+
+
+# ---- keys ------------------------------------------------------------------------------------
+
+
+def test_the_keys_of_seeds_are_all_different():
+    """Once the training key of a seed was the initial key of the next."""
+    seeds = (0, 1, 2, 3, 2**32 - 1)
+    keys = [jax.random.key_data(key).tolist() for seed in seeds for key in named_keys(seed)]
+    keys += [jax.random.key_data(jax.random.key(seed)).tolist() for seed in seeds]
+    assert len({tuple(key) for key in keys}) == len(keys) == 25
+    again = [jax.random.key_data(key).tolist() for key in named_keys(0)]
+    assert again == keys[:4] and named_keys(0)._fields == ("init", "train", "data", "sample")
+
+
+def test_what_descends_from_the_keys_is_different_too():
+    """Children of different keys: those of fold_in at a step, and those of split."""
+    children = []
+    for key in itertools.chain(*(named_keys(seed) for seed in (0, 1))):
+        children += [jax.random.fold_in(key, i) for i in range(5)] + list(jax.random.split(key))
+    data = {tuple(jax.random.key_data(key).tolist()) for key in children}
+    # split(key, 2) and fold_in(key, 0), fold_in(key, 1) are the same: never do both with one key
+    assert len(data) == 8 * 5
+
+
+def test_the_noise_of_sampling_is_not_the_first_word_embedding():
+    """At one seed both were the same numbers."""
+    from tinygif.pipeline import Pipeline
+
+    model = CONFIG.init(len(tiny.TOKENIZER), key=named_keys(0).init)
+    table, noises = np.asarray(model.text.embedding).ravel(), []
+    pipeline = Pipeline(model, CONFIG, tiny.DATA.words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tinygif.sampler.trajectory", lambda *args, **_: noises.append(args[2]) or [])
+        pipeline.denoising(tiny.PROMPTS, seed=0)
+    noise = np.asarray(noises[0])
+    assert noise.shape == (2, 4, 1, 16, 16) and abs(noise.std() - 1) < 0.1
+    assert not set(noise.ravel().tolist()) & set(table.tolist())
+    other = CONFIG.init(len(tiny.TOKENIZER), key=named_keys(1).init)
+    assert not np.allclose(other.text.embedding, model.text.embedding)
+
+
 # ---- JSON ------------------------------------------------------------------------------------
 
-levels = st.lists(st.integers(0, 3), max_size=4).map(tuple)
+kinds = st.lists(st.sampled_from(["", "time", "space+text"]), max_size=4).map(tuple)
 values = st.fixed_dictionaries({
     "data": st.fixed_dictionaries({
         "size": st.integers(1, 99), "channels": st.sampled_from([1, 3]), "hold_out": st.booleans(),
         "digit_size": st.none() | st.integers(4, 9), "mnist_dir": st.none() | st.text(),
     }),
+    "text": st.fixed_dictionaries({
+        "text_dims": st.none() | st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    }),
     "model": st.fixed_dictionaries({
-        "multipliers": levels, "space_attention": levels, "pixel_shuffle": st.booleans()
+        "multipliers": st.lists(st.integers(0, 3), max_size=4).map(tuple), "levels": kinds,
+        "middle": kinds, "pixel_shuffle": st.booleans(),
     }),
     "diffusion": st.fixed_dictionaries({
         "shift": st.floats(0.1, 9), "measure": st.sampled_from([None, "eps", "x0"]),
@@ -90,14 +262,16 @@ values = st.fixed_dictionaries({
     "train": st.fixed_dictionaries({
         "minutes": st.none() | st.floats(0, 99), "seed": st.integers(0)
     }),
+    "sample": st.fixed_dictionaries({"eta": st.none() | st.floats(0, 1)}),
 })  # fmt: skip
 
 
 @given(values)
 def test_a_config_survives_json(values):
     config = Config(
-        data=DataConfig(**values["data"]), model=ModelConfig(**values["model"]),
-        diffusion=DiffusionConfig(**values["diffusion"]), train=TrainConfig(**values["train"]),
+        data=DataConfig(**values["data"]), text=TextConfig(**values["text"]),
+        model=UNetConfig(**values["model"]), diffusion=DiffusionConfig(**values["diffusion"]),
+        train=TrainConfig(**values["train"]), sample=SampleConfig(**values["sample"]),
     )  # fmt: skip
     back = from_dict(Config, json.loads(json.dumps(dataclasses.asdict(config))))
     assert back == config and hash(back) == hash(config)  # lists would not be hashable
@@ -110,6 +284,7 @@ def test_fields_left_out_get_defaults_and_unknown_ones_are_refused():
 
 
 # ---- the schedule ----------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_every_schedule_can_be_named(kind):

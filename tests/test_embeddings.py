@@ -1,16 +1,15 @@
-"""embeddings.py and hub.py: a tower reads every prompt once, and says at once what it lacks.
+"""towers/embeddings.py: a tower reads every prompt once, and every prompt gets its own vectors.
 
 Lesson 10.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
-from urllib.error import HTTPError
 
 import equinox as eqx
 import jax
@@ -21,7 +20,7 @@ import towers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygif import checkpoint, hub, training
+from tinygif import checkpoint, training
 from tinygif.checkpoint import About
 from tinygif.config import TextConfig
 from tinygif.errors import TinygifError
@@ -165,7 +164,7 @@ def rows(*keys: tuple[int, int]) -> dict[tuple[int, int], np.ndarray]:
 def holds(store: Store, wanted: set[tuple[int, int]]) -> bool:
     """Has the store the rows of these keys, and no others?"""
     for key, row in rows(*wanted).items():
-        np.testing.assert_array_equal(store[key], row)
+        np.testing.assert_array_equal(store.get(key), row)
     return set(store.files) == {embeddings.row_name(key) for key in wanted}
 
 
@@ -203,6 +202,44 @@ def test_a_kill_loses_one_batch_and_damages_none(tmp_path, monkeypatch):
     assert holds(Store(tmp_path), {(1, 2), (3, 4), (5, 6)})
 
 
+def test_a_cache_that_is_deleted_during_a_run_mixes_nothing_up(config, cache):
+    """Another run begins it anew meanwhile, with other prompts."""
+    texts = Embeddings(config)
+    wanted = texts.batch(PROMPTS[:2])
+    shutil.rmtree(cache)
+    Embeddings(config).batch(PROMPTS[2:])
+    assert equal(texts.batch(PROMPTS[:2]), wanted)
+    texts.batch(tiny.DATA.captions[:2])
+    assert equal(Embeddings(config).batch(PROMPTS[:2]), wanted)
+
+
+def test_a_row_is_right_or_forgotten_whatever_byte_of_its_file_changes(tmp_path):
+    """Also the bytes that say which prompt a row belongs to."""
+    Store(tmp_path).add(rows((1, 2), (1, 3), (2, 4)))
+    whole = next(tmp_path.glob("*.safetensors")).read_bytes()
+    wanted, found = rows((1, 2), (1, 3), (2, 4), (1, 1), (1, 0), (2, 5)), 0
+    for i in range(8, len(whole)):  # the first 8 bytes say how long the header is
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        flipped = whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :]
+        (folder / "a.safetensors").write_bytes(flipped)
+        store = Store(folder)
+        for key, row in wanted.items():
+            if (got := store.get(key)) is not None:
+                np.testing.assert_array_equal(got, row)
+                found += key in store
+    assert found >= 2 * 28  # of the last 28 bytes, the values, each belongs to one row of three
+
+
+def test_a_damaged_row_is_encoded_again(config, cache):
+    wanted = Embeddings(config).batch(PROMPTS[:1])
+    path = next(cache.glob("*/*.safetensors"))
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert equal(Embeddings(config).batch(PROMPTS[:1]), wanted)
+    assert path.read_bytes() == data
+
+
 @pytest.mark.slow
 def test_two_processes_fill_one_cache_and_a_third_is_killed(config, cache, monkeypatch):
     """The same captions at the same time in two processes, while a third is killed at it."""
@@ -237,7 +274,7 @@ def test_rows_stay_on_disk(tmp_path):
         store.add({(i,): np.full(2**22, i, np.float32)})
     before = memory()
     again = Store(tmp_path)
-    assert all(again[i,][-1] == i for i in range(4))
+    assert all(again.get((i,))[-1] == i for i in range(4))
     assert memory() - before < 2**14 + 2**12  # kB: one row and some, not four
 
 
@@ -278,12 +315,34 @@ def test_resolving_fills_in_what_was_left_open(folders, config):
     assert resolve_tower(config) == config
 
 
-def test_weights_that_changed_are_refused(folders, tmp_path):
+def test_a_changed_config_has_vectors_of_its_own(folders, config, tmp_path):
+    """Of the same weights and the same prompt."""
     folder = shutil.copytree(folders["bert"], tmp_path / "bert")
-    config = resolve_tower(TextConfig(text=str(folder)))
-    towers.write(folder, towers.BERT, {k: -x for k, x in towers.arrays(towers.BERT).items()})
-    with pytest.raises(TinygifError, match="SHA-256 .*trained with"):
-        Embeddings(config)
+    (folder / "config.json").write_text(json.dumps(towers.BERT | {"hidden_act": "relu"}))
+    other = resolve_tower(replace(config, text=str(folder), text_revision=None))
+    one, two = (Embeddings(x).batch(PROMPTS[:1]).pooled for x in (config, other))
+    assert np.abs(one - two).max() > 0.01
+
+
+def test_files_that_change_during_a_run_are_refused(folders, tmp_path):
+    folder = shutil.copytree(folders["bert"], tmp_path / "bert")
+    texts = Embeddings(resolve_tower(TextConfig(text=str(folder))))
+    (folder / "config.json").write_text(json.dumps(towers.BERT | {"hidden_act": "relu"}))
+    with pytest.raises(TinygifError, match="put those back"):
+        texts.batch(PROMPTS)
+
+
+def test_a_tower_of_other_widths_is_refused(config):
+    with pytest.raises(TinygifError, match=r"widths \(24, 20\), .* got \(24, 24\)"):
+        Embeddings(replace(config, text_dims=(24, 20)))
+
+
+@pytest.mark.parametrize("max_tokens", [-1, 0, 1, 2, 10**9])
+def test_a_prompt_needs_room_for_a_word_between_its_marks(folders, max_tokens):
+    with pytest.raises(TinygifError, match=f"max_tokens for .* from 3 to 65536, got {max_tokens}"):
+        resolve_tower(TextConfig(text=str(folders["bert"]), max_tokens=max_tokens))
+    least = resolve_tower(TextConfig(text=str(folders["bert"]), max_tokens=3))
+    assert Embeddings(least).batch(["7"]).mask.sum() == 3
 
 
 @pytest.mark.parametrize(("kind", "pool"), [("bert", "last"), ("clip", "first")])
@@ -295,81 +354,23 @@ def test_a_pooling_the_tower_does_not_have_is_refused(folders, kind, pool):
 @pytest.mark.parametrize(("size", "ends", "message"), [
     (5, True, "256 to 320 tokens .* got 5"), (400, True, "256 to 320 tokens .* got 400"),
     (320, False, "marks the end"), (None, True, "expected a tokenizer in"),
+    ("far", True, "256 to 320 tokens .* got 300, the last with number 1000000"),
+    ("no unknown word", True, "expected a tokenizer in .* Missing"),
 ])  # fmt: skip
 def test_what_is_no_tokenizer_of_the_tower_is_refused(folders, tmp_path, size, ends, message):
     folder = shutil.copytree(folders["bert"], tmp_path / "bert")
     path = folder / "tokenizer.json"
-    path.write_text("{}") if size is None else towers.tokenizer(size, ends=ends).save(str(path))
+    if size == "far":
+        towers.tokenizer(300).save(str(path))
+        path.write_text(path.read_text().replace(": 299", ": 1000000"))
+    elif size == "no unknown word":
+        path.write_text(path.read_text().replace('"[UNK]"', '"[gone]"', 1))
+    elif size is None:
+        path.write_text("{}")
+    else:
+        towers.tokenizer(size, ends=ends).save(str(path))
     with pytest.raises(TinygifError, match=message):
         resolve_tower(TextConfig(text=str(folder)))
-
-
-def test_a_folder_without_safetensors_is_refused(folders, tmp_path):
-    folder = shutil.copytree(folders["bert"], tmp_path / "bert")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(TinygifError, match="got no model.safetensors"):
-        resolve_tower(TextConfig(text=str(folder)))
-
-
-@pytest.mark.parametrize("name", ["/nowhere/at/all", "./here", "two words", "a/b/c"])
-def test_what_is_neither_folder_nor_hub_id_is_refused(name):
-    with pytest.raises(TinygifError, match="expected words, clip, bert, a folder or a hub id"):
-        resolve_tower(TextConfig(text=name))
-
-
-@pytest.mark.parametrize(("text", "name", "revision"), [
-    ("clip", "openai/clip-vit-base-patch32", "refs/pr/15"),
-    ("bert", "google-bert/bert-base-cased", "main"),
-    ("some/one", "some/one", "main"),
-])  # fmt: skip
-@pytest.mark.parametrize("offline", [True, False])
-def test_offline_it_says_at_once_how_to_fetch_it(
-    tmp_path, monkeypatch, text, name, revision, offline
-):
-    """Offline by choice, or because nothing answers."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(TinygifError) as error:
-        resolve_tower(TextConfig(text=text))
-    message = str(error.value)
-    assert f"hf download {name} config.json tokenizer.json model.safetensors" in message
-    assert f"--revision {revision};" in message and "--text words" in message
-
-
-def test_a_hub_that_never_answers_is_not_waited_for(monkeypatch):
-    over = threading.Event()
-
-    def never(*_, **__):
-        over.wait()
-        raise OSError
-
-    monkeypatch.setattr(hub, "fetch", never)
-    assert not hub.reachable("http://127.0.0.1:9", seconds=0.1)
-    over.set()
-
-
-def test_a_hub_that_refuses_is_reachable(monkeypatch):
-    def refuse(address, **_):
-        raise HTTPError(address, 403, "forbidden", None, None)
-
-    monkeypatch.setattr(hub, "fetch", refuse)
-    assert hub.reachable("http://127.0.0.1:9")
-
-
-def test_a_model_in_the_hubs_cache_needs_no_connection(folders, tmp_path, monkeypatch):
-    commit, home = "0123456789abcdef" * 2 + "01234567", tmp_path / "models--some--one"
-    shutil.copytree(folders["bert"], home / "snapshots" / commit)
-    (home / "refs").mkdir()
-    (home / "refs" / "main").write_text(commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    config = resolve_tower(TextConfig(text="some/one"))
-    assert (config.text, config.text_revision) == ("some/one", commit)
-    (home / "refs" / "main").unlink()
-    assert resolve_tower(config) == config  # a checkpoint asks for the commit
-    (home / "snapshots" / commit / "model.safetensors").unlink()
-    with pytest.raises(TinygifError, match="expected config.json.*no connection"):
-        resolve_tower(config)
 
 
 # ---- in training and sampling ----------------------------------------------------------------

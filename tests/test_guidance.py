@@ -84,7 +84,7 @@ def test_a_denoiser_returns_x0_whatever_its_model_predicts(name, t, seed, predic
     np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
-def test_each_example_has_its_own_prompts():
+def test_each_example_has_its_own_prompt():
     got = run(denoiser(MADE["rectified"], prompts(1, -1)), np.zeros((2, 2, 1, 3, 3), "f"), T)
     np.testing.assert_allclose(got[:, 0, 0, 0, 0], [1, -1], atol=1e-6)
 

@@ -12,7 +12,9 @@ import pytest
 pytest.importorskip("setuptools", "77", reason="older ones cannot read pyproject.toml's licence")
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-CARGO = ("optdigits.npz", "metrics/oracle.npz", "weights/moving_mnist.safetensors", "weights/README.md")
+CARGO = (
+    "optdigits.npz", "metrics/oracle.npz", "weights/moving_mnist.safetensors", "weights/README.md"
+)  # fmt: skip
 BUILD = "from setuptools import build_meta; build_meta.build_{}({!r})"
 USE = """
 import sys

@@ -5,6 +5,7 @@ weights of towers.py; where PyTorch is there, they are compared anew, at full si
 """
 
 import copy
+import json
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import towers
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.flax import save_file as jax_save_file
 from safetensors.numpy import save_file
 
 from tinygif.errors import TinygifError
@@ -175,6 +177,41 @@ def test_what_does_not_fit_is_refused_by_name(kind, tmp_path):
         load_tower(folder)
 
 
+@pytest.mark.parametrize(("change", "message"), [
+    (dict(shape=[2**40, 24]), "cannot read the weights"),  # 96 TiB
+    (dict(shape=[2**62, 2**62]), "cannot read the weights"),
+    (dict(shape=[0, 24]), r"has shape \(0, 24\)"),
+    (dict(data_offsets=[0, 2**42]), "cannot read the weights"),
+    (dict(dtype="I32"), "only numbers of .* got .*'I32'"),
+    (dict(dtype="F64"), "cannot read the weights"),
+])  # fmt: skip
+def test_a_header_that_does_not_fit_its_file_is_refused(folders, tmp_path, change, message):
+    """Of one array of a file that is right otherwise."""
+    folder = towers.write(tmp_path, towers.BERT)
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    entry = header["embeddings.word_embeddings.weight"]
+    if change.get("shape") == [0, 24]:
+        change = change | {"data_offsets": [entry["data_offsets"][0]] * 2}
+        header["filling"] = dict(entry)  # so that the file is as long as it says
+    entry |= change
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+    with pytest.raises(TinygifError, match=message):
+        load_tower(folder)
+
+
+def test_numbers_of_sixteen_bits_are_read(folders, tmp_path):
+    """Those of Google's kind, which numpy does not have."""
+    plain = {name: jnp.asarray(x) for name, x in towers.arrays(towers.BERT).items()}
+    folder = towers.write(tmp_path, towers.BERT)
+    jax_save_file({k: x.astype("bfloat16") for k, x in plain.items()}, folder / "model.safetensors")
+    model = load_tower(folder)
+    np.testing.assert_allclose(model.embedding, tower(folders["bert"]).embedding, rtol=0.01)
+
+
 def test_sizes_come_from_config_json(tmp_path):
     towers.write(tmp_path, {"model_type": "clip"}, {})
     assert text_sizes(read_config(tmp_path), tmp_path).items() >= CLIP_SIZES.items()  # ViT-B/32
@@ -195,14 +232,46 @@ def test_sizes_come_from_config_json(tmp_path):
     (dict(hidden_size=None), "hidden_size is missing"),
     (dict(position_embedding_type="relative_key"), "absolute positions"),
     (dict(is_decoder=True), "only encoders"),
+    (dict(num_hidden_layers=3000), "num_hidden_layers is 3000, .* from 1 to 128"),
+    (dict(vocab_size=10**12), "vocab_size is 1000000000000, .* from 1 to"),
+    (dict(hidden_size=24.0), "hidden_size is 24.0, expected a whole number"),
+    (dict(hidden_size="24" * 99), "hidden_size is '24242.*, expected a whole number"),
+    (dict(num_attention_heads=0), "num_attention_heads is 0, .* from 1 to"),
+    (dict(num_hidden_layers=True), "num_hidden_layers is True"),
+    (dict(layer_norm_eps="1e-12"), "layer_norm_eps is '1e-12', expected a number between"),
+    (dict(layer_norm_eps=float("nan")), "layer_norm_eps is nan"),
+    (dict(hidden_act=["gelu"]), "hidden_act is .'gelu'., expected one of"),
+    (dict(type_vocab_size=None), "type_vocab_size is missing"),
+    (dict(model_type="clip", text_config=[24]), "a table text_config .* got .*list"),
+    (dict(model_type="clip", text_config_dict=dict(hidden_size=-1)), "hidden_size is -1"),
+    (dict(model_type="clip", projection_dim=0), "projection_dim is 0"),
 ])  # fmt: skip
 def test_other_models_are_refused_with_a_sentence(tmp_path, change, message):
     with pytest.raises(TinygifError, match=message):
         text_sizes(towers.BERT | change, tmp_path)
 
 
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers())
+NAMES = st.sampled_from([*towers.BERT, *towers.CLIP, "text_config_dict", "is_decoder"])
+
+
+@given(st.dictionaries(NAMES, VALUES | st.dictionaries(NAMES, VALUES)))
+@kinds
+def test_whatever_a_config_says_a_tower_can_be_built_or_a_sentence_says_why_not(
+    tmp_path_factory, kind, changes
+):
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "config.json").write_text(json.dumps(towers.CONFIGS[kind] | changes))
+    try:
+        sizes = text_sizes(read_config(folder), folder)
+    except TinygifError:
+        return
+    assert sizes["hidden_size"] % sizes["num_attention_heads"] == 0
+    assert 1 <= sizes["num_hidden_layers"] <= 128 and 1 <= sizes["vocab_size"] <= 2**21
+
+
 def test_a_folder_without_a_config_is_refused(tmp_path):
-    for text in ("", "{", "[]", "{}"):
+    for text in ("", "{", "[]", "{}", '{"model_type": 3}', "[" * 10**5):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(TinygifError, match="expected a model's config.json in"):
             read_config(tmp_path)

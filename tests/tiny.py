@@ -17,7 +17,14 @@ from jaxtyping import PyTree
 
 from tinygif import checkpoint, training
 from tinygif.checkpoint import About
-from tinygif.config import Config, DataConfig, DiffusionConfig, SampleConfig, TextConfig, TrainConfig
+from tinygif.config import (
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    SampleConfig,
+    TextConfig,
+    TrainConfig,
+)
 from tinygif.data import read_batch, slice_at
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.text import TextToGif, Tokenizer

@@ -212,8 +212,9 @@ def scaling(config: Config, words: int, repeat: int) -> dict[str, dict]:
         for value in tqdm(values, desc=axis, disable=not sys.stderr.isatty()):
             config, keys = with_value(base, axis, value), named_keys(0)
             model, schedule = config.init(words, key=keys.init), config.diffusion.build()
-            batch, gradients = noise(config, words), eqx.filter_jit(training.gradients)
-            call = partial(gradients, model, schedule, config, batch.clips, batch.prompts, keys.train)
+            batch = noise(config, words)
+            inputs = model, schedule, config, batch.clips, batch.prompts, keys.train
+            call = partial(eqx.filter_jit(training.gradients), *inputs)
             times = in_turn({"gradients": call}, repeat)["gradients"]
             cells[str(value)] = 1e3 * float(np.median(times))
         rows[axis] = {"ms": cells, "exponent": exponent(values, list(cells.values()))}

@@ -5,6 +5,7 @@ model's own fields stand with the model, in `unet.py`.
 """
 
 import dataclasses
+import sys
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -13,9 +14,9 @@ from jaxtyping import Array, Key
 
 from tinygif import schedule as schedules
 from tinygif.diffusion import Prediction, Weighting, check_prediction
-from tinygif.errors import TinygifError
+from tinygif.errors import expect
 from tinygif.gif import Pixels, fps_delays
-from tinygif.sampler import SolverName, timesteps
+from tinygif.sampler import SOLVERS, SolverName, timesteps
 from tinygif.schedule import Schedule, ScheduleName
 from tinygif.text import TextAdapter, TextEncoder, TextToGif
 from tinygif.unet import UNetConfig
@@ -177,19 +178,14 @@ class Config:
         if (short := train.short_frames) is not None:
             check_range("short_frames", short, 1, data.frames)
             self.model.check(frames=short, size=data.size)
-        if train.ema == 1:
-            raise TinygifError("expected an ema below 1, got 1: the average would never move")
-        if train.batch_size % train.accumulate:
-            raise TinygifError(
-                f"expected a batch_size that is a multiple of accumulate, {train.accumulate}, got "
-                f"{train.batch_size}"
-            )
-        if (law := self.diffusion.logit_normal) is not None and law[1] <= 0:
-            raise TinygifError(f"expected a positive deviation in logit_normal, got {law}")
-        if sample.eta is not None and sample.solver != "ddim":
-            raise TinygifError(f"eta is for the ddim solver, got {sample.solver!r}: leave one out")
-        if sample.solver not in SolverName.__args__:
-            raise TinygifError(f"expected a solver of {SolverName.__args__}, got {sample.solver!r}")
+        expect(train.ema < 1, "an ema below 1, or the average would never move", train.ema)
+        what = f"a batch_size that is a multiple of accumulate, {train.accumulate}"
+        expect(train.batch_size % train.accumulate == 0, what, train.batch_size)
+        law = self.diffusion.logit_normal
+        expect(law is None or law[1] > 0, "a positive deviation in logit_normal", law)
+        solver = repr(sample.solver)
+        expect(sample.solver in SOLVERS, f"a solver of {', '.join(SOLVERS)}", solver)
+        expect(sample.eta is None or sample.solver == "ddim", "the ddim solver for eta", solver)
         fps_delays(data.frames, data.fps)
         timesteps(self.diffusion.diffusion_steps, sample.sample_steps)
         check_prediction(self.diffusion.build(), self.diffusion.predict)
@@ -216,7 +212,7 @@ BOUNDS: dict[str, dict[str, tuple[float, float | None]]] = {
     "text": {"text_width": (4, None), "text_depth": (0, None), "max_tokens": (1, None)},
     "diffusion": {"diffusion_steps": (2, None), "gamma": (0, None), "drop_text": (0, 1)},
     "train": {
-        "steps": (1, None), "minutes": (0, None), "batch_size": (1, None), "short_share": (0, 1),
+        "steps": (1, None), "minutes": (0.01, None), "batch_size": (1, None), "short_share": (0, 1),
         "accumulate": (1, None), "learning_rate": (0, None), "muon_rate": (0, None),
         "weight_decay": (0, None), "warmup": (0, None), "clip": (0, None), "ema": (0, 1),
         "seed": (0, 2**32 - 1), "sample_every": (1, None), "save_every": (1, None),
@@ -229,10 +225,10 @@ BOUNDS: dict[str, dict[str, tuple[float, float | None]]] = {
 def check_range(
     name: str, value: int | float | None, low: int | float, high: int | float | None
 ) -> None:
-    """Refuse a number outside [low, high]. A value of None stands for a default and is accepted."""
-    if value is not None and not (low <= value and (high is None or value <= high)):
-        span = f"from {low} to {high}" if high is not None else f"of at least {low}"
-        raise TinygifError(f"expected {name} {span}, got {value}")
+    """Refuse a number outside of [low, high]; None stands for a default and passes."""
+    span = f"{name} from {low} to {high}" if high is not None else f"{name} of at least {low}"
+    fits = value is None or low <= value <= (sys.float_info.max if high is None else high)
+    expect(fits, span, value)
 
 
 class Keys(NamedTuple):

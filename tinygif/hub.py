@@ -1,58 +1,86 @@
 """Where pretrained models come from: a folder, the hub's cache, or the hub. Lesson 10."""
 
+import hashlib
+import os
 import re
-import threading
 from functools import lru_cache, partial
 from pathlib import Path
-from urllib.error import HTTPError
+from typing import NamedTuple
 
 from tinygif.errors import TinygifError
-from tinygif.files import fetch, sha256
+from tinygif.files import sha256
 
-KNOWN_MODELS = {
-    # on its main branch there is no safetensors file
-    "clip": ("openai/clip-vit-base-patch32", "refs/pr/15"),
-    "bert": ("google-bert/bert-base-cased", "main"),
+MODEL_FILES = {"config.json": 2**20, "tokenizer.json": 2**27, "model.safetensors": 2**35}
+"""The files of a model, and how many bytes each may have: 1 MiB, 128 MiB, 32 GiB."""
+KNOWN_MODELS = {"clip": "openai/clip-vit-base-patch32", "bert": "google-bert/bert-base-cased"}
+"""Short names, and what the hub calls these models."""
+PINNED = {
+    # the conversion to safetensors, pull request 15: the main branch has no such file
+    "openai/clip-vit-base-patch32": "b33cedfd0df4e43b8238760678fcc89e1a0d38b3",
+    "google-bert/bert-base-cased": "cd5ef92a9fb2f889e972770a36d4ed042daf221e",
 }
-"""Short names, each with hub id and revision."""
-MODEL_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+"""The commit of a model on the hub. Branches and pull requests can move, a commit cannot."""
+SHA256 = {
+    PINNED["openai/clip-vit-base-patch32"]: {
+        "config.json": "b575ef3c36f2a057fa19e221650105052d61cc9c1a972ec15019c6261ec98770",
+        "tokenizer.json": "b556ac8c99757ffb677208af34bc8c6721572114111a6e0aaf5fa69ff0b8d842",
+        "model.safetensors": "99d28a652e6ec46629ab7047a0ac82c69b1fe11e0ce672c43af65d3a9a3fc05d",
+    },
+}
+"""By commit, the SHA-256 of files, as several projects that use this commit publish them. There are
+none for BERT: its commit is pinned, its files are checked like those of every other model."""
+SECONDS = 5.0
+"""How long the hub may take to answer. The look-up of its address comes on top of that."""
 
 
-def find_model(name: str, revision: str | None = None) -> tuple[Path, str, str]:
-    """The folder of a model, the name that finds it again from anywhere, and its exact revision.
+class Model(NamedTuple):
+    """A pretrained model on this machine."""
 
-    name: one of KNOWN_MODELS, a folder, or a hub id. The exact revision of a hub model is a commit,
-    that of a folder the SHA-256 of its weights. Raises TinygifError if the model is not there, or
-    if a folder's weights do not have the `revision` that is asked for.
+    folder: Path
+    name: str
+    """What finds it again: the id on the hub, or the whole path of a folder."""
+    revision: str
+    """The commit of a hub model; of a folder the `digest`."""
+    digest: str
+    """SHA-256 of all three files: of lines with their names and their own SHA-256."""
+
+
+def find_model(name: str, revision: str | None = None) -> Model:
+    """The model of this name, downloaded if it must be.
+
+    name: one of KNOWN_MODELS, a folder, or a hub id. revision: a commit or branch of a hub model;
+    for a folder a digest that it must have. Checkpoints of older versions hold the SHA-256 of the
+    weights alone, which serves too. Raises TinygifError if the model is not there, is damaged, or
+    is another than the revision says.
     """
-    name, default_revision = KNOWN_MODELS.get(name, (name, "main"))
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        folder = fetch_model(name, revision or default_revision)
-        return folder, name, folder.name
+    name = KNOWN_MODELS.get(name, name)
+    folder = os.path.expanduser(name)
+    if not os.path.isdir(folder):
+        folder = fetch_model(name, revision or PINNED.get(name, "main"))
+        digests = file_digests(folder)
+        check_files(folder, digests)
+        return Model(folder, name, folder.name, joint_digest(digests))
+    folder = Path(folder).resolve()
     if missing := missing_files(folder):
         raise TinygifError(
             f"expected {', '.join(MODEL_FILES)} in {folder}, got no {', '.join(missing)}"
         )
-    weights = folder / "model.safetensors"
-    digest = weights_digest(weights, weights.stat().st_mtime_ns)
-    if revision not in (None, digest):
+    digests = file_digests(folder)
+    digest = joint_digest(digests)
+    if revision not in (None, digest, digests["model.safetensors"]):
         raise TinygifError(
-            f"expected the weights in {folder} to have SHA-256 {revision}, got {digest}: the "
-            "text-to-GIF model was trained with other weights; put those back"
+            f"expected the files in {folder} to have SHA-256 {revision}, got {digest}: the "
+            "text-to-GIF model was trained with others; put those back"
         )
-    return folder, str(folder.resolve()), digest
+    return Model(folder, str(folder), digest, digest)
 
 
 def missing_files(folder: Path) -> list[str]:
-    """The names in MODEL_FILES that a folder does not have."""
-    return [file for file in MODEL_FILES if not (folder / file).exists()]
+    """The names in MODEL_FILES that a folder does not have as files."""
+    return [file for file in MODEL_FILES if not (folder / file).is_file()]
 
 
-@lru_cache
-def weights_digest(path: Path, modified: int) -> str:
-    """SHA-256 of a file. It is read again only after its time of modification has changed."""
-    return sha256(path)
+# ---- the hub ---------------------------------------------------------------------------------
 
 
 def fetch_model(name: str, revision: str) -> Path:
@@ -60,11 +88,16 @@ def fetch_model(name: str, revision: str) -> Path:
 
     Raises TinygifError, which says how to get the model, if the hub cannot be reached.
     """
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
-        known = ", ".join(KNOWN_MODELS)
-        raise TinygifError(f"expected words, {known}, a folder or a hub id, got {name!r}")
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise TinygifError(
+            f"expected words, {', '.join(KNOWN_MODELS)}, a folder or a hub id, got {name[:200]!r}"
+        ) from error
     get = partial(snapshot_download, name, revision=revision, allow_patterns=list(MODEL_FILES))
     try:
         folder = Path(get(local_files_only=True))
@@ -73,18 +106,22 @@ def fetch_model(name: str, revision: str) -> Path:
     except (OSError, ValueError):
         pass  # the cache has nothing of it
     wanted = f"{', '.join(MODEL_FILES)} of {name} (revision {revision})"
-    if constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT):
+    answered = False
+    try:
+        # one question with a time-out first: a download tries a silent hub for half a minute
+        HfApi().model_info(name, revision=revision, timeout=SECONDS)
+        answered = True
+        folder = Path(get(etag_timeout=SECONDS))
+    except Exception as error:  # the hub's client raises many kinds
+        if answered or isinstance(error, HfHubHTTPError):
+            reason = str(error).strip().partition("\n")[0]
+            raise TinygifError(f"expected {wanted}, the hub says: {reason}") from error
         raise TinygifError(
             f"expected {wanted}, got nothing in {constants.HF_HUB_CACHE} and no connection to "
             f"{constants.ENDPOINT}. On a connected machine: hf download {name} "
             f"{' '.join(MODEL_FILES)} --revision {revision}; then copy it from that cache to the "
             "one here. Or train with --text words."
-        )
-    try:
-        folder = Path(get())
-    except Exception as error:  # the hub's client raises many kinds
-        reason = str(error).strip().partition("\n")[0]
-        raise TinygifError(f"expected {wanted}, the hub says: {reason}") from error
+        ) from error
     if missing := missing_files(folder):
         raise TinygifError(
             f"expected {wanted}, got no {', '.join(missing)}: name a --text-revision that has all "
@@ -93,20 +130,57 @@ def fetch_model(name: str, revision: str) -> Path:
     return folder
 
 
-def reachable(address: str, seconds: float = 5.0) -> bool:
-    """Does a server answer within so many seconds? The hub's client tries half a minute a file."""
-    answers = []
+# ---- hashes ----------------------------------------------------------------------------------
 
-    def knock() -> None:
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each of the MODEL_FILES. Raises TinygifError for a file that is too large."""
+    digests = {}
+    for name, most in MODEL_FILES.items():
+        path = folder / name
         try:
-            fetch(address, most=0, timeout=seconds)
-            answers.append(True)
-        except HTTPError:
-            answers.append(True)  # it answers, if only to refuse
-        except OSError:
-            pass
+            state = path.stat()
+            if state.st_size > most:
+                raise TinygifError(f"expected at most {most} bytes in {path}, got {state.st_size}")
+            digests[name] = cached_sha256(path, state.st_mtime_ns, state.st_size, state.st_ino)
+        except OSError as error:
+            raise TinygifError(f"cannot read {path} ({error.strerror})") from error
+    return digests
 
-    thread = threading.Thread(target=knock, daemon=True)  # resolving a name has no timeout
-    thread.start()
-    thread.join(seconds)
-    return bool(answers)
+
+@lru_cache
+def cached_sha256(path: Path, modified: int, size: int, inode: int) -> str:
+    """SHA-256 of a file. It is read again only after it has changed."""
+    return sha256(path)
+
+
+def joint_digest(digests: dict[str, str]) -> str:
+    """One SHA-256 over those of several files."""
+    lines = (f"{name} {digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def check_files(folder: Path, digests: dict[str, str]) -> None:
+    """Refuse files of a hub model that are not those of its commit. Raises TinygifError.
+
+    What is pinned is compared with SHA256. For others the hub's cache is asked: it keeps a large
+    file under its SHA-256 and a small one under git's hash, and links to them. Where the cache has
+    no links (on Windows, or in a copy), such files are not checked.
+    """
+    for name, digest in digests.items():
+        path = (folder / name).resolve()
+        wanted, got = SHA256.get(folder.name, {}).get(name), digest
+        if wanted is None and re.fullmatch("[0-9a-f]{64}", path.name):
+            wanted = path.name
+        elif wanted is None and re.fullmatch("[0-9a-f]{40}", path.name):
+            wanted, got = path.name, git_hash(path.read_bytes())
+        if wanted not in (None, got):
+            raise TinygifError(
+                f"expected {folder / name} to have the hash {wanted}, got {got}: it is damaged, or "
+                f"not what it says. Delete {path}, and it is downloaded again."
+            )
+
+
+def git_hash(data: bytes) -> str:
+    """The name that git gives to a file of this content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

@@ -126,14 +126,14 @@ def muon(momentum: float = 0.95) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
 
 
-TABLES = ("embedding", "positions", "table")
-"""Arrays with rows to look up: no matrices that multiply."""
+NO_MATRICES = ("bias", "embedding", "positions", "table")
+"""Arrays with several axes that multiply nothing: `eqx.nn.Conv2d`'s bias, and rows to look up."""
 OUTER_LAYERS = ("stem", "head")
 
 
 def is_matrix(path: tuple, leaf: Array) -> bool:
     """Matrices and convolutions: what weight decay shrinks."""
-    return leaf.ndim > 1 and leaf_name(path).split(".")[-1] not in TABLES
+    return leaf.ndim > 1 and leaf_name(path).split(".")[-1] not in NO_MATRICES
 
 
 def choose_optimizers(config: TrainConfig, params: PyTree) -> PyTree:

@@ -20,17 +20,19 @@ from tinygif.errors import TinygifError
 from tinygif.towers.embeddings import Embeddings, resolve_tower
 from tinygif.towers.pretrained import (
     CLIP_BLOCK,
-    CLIP_SIZES,
     Block,
     check_sizes,
     load_weights,
     make_blocks,
     read_config,
+    tower_config,
 )
 
-IMAGE_SIZES = CLIP_SIZES | dict(
-    hidden_size=768, intermediate_size=3072, num_attention_heads=12, image_size=224, patch_size=32
-)
+IMAGE_SIZES = dict(
+    hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+    image_size=224, patch_size=32, projection_dim=512, hidden_act="quick_gelu",
+    layer_norm_eps=1e-5,
+)  # fmt: skip
 """Of ViT-B/32, for what a config.json leaves out."""
 CLIP_IMAGE = CLIP_BLOCK | {
     "patches": "vision_model.embeddings.patch_embedding.weight",
@@ -113,9 +115,9 @@ class ClipScore:
         model_config = read_config(folder)
         if model_config["model_type"] != "clip" or "vision_config" not in model_config:
             raise TinygifError(f"expected a CLIP model with an image tower, got {config.text}")
-        sizes = model_config["vision_config"] | (model_config.get("vision_config_dict") or {})
-        sizes = IMAGE_SIZES | sizes | {"projection_dim": model_config.get("projection_dim", 512)}
-        self.side = check_sizes(sizes, folder)["image_size"]
+        sizes = IMAGE_SIZES | tower_config(model_config, "vision", folder)
+        sizes["projection_dim"] = model_config.get("projection_dim", 512)
+        self.side = check_sizes(sizes, IMAGE_SIZES, folder)["image_size"]
         template = eqx.filter_eval_shape(ClipImage, sizes, key=jax.random.key(0))
         self.tower = load_weights(template, folder / "model.safetensors", CLIP_IMAGE, OTHER_ARRAYS)
 

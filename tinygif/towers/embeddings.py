@@ -7,7 +7,9 @@ Lesson 10.
 
 import dataclasses
 import hashlib
+import json
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +17,15 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from tinygif.config import TextConfig
+from tinygif.config import TextConfig, check_range
 from tinygif.errors import TinygifError
 from tinygif.files import cache_dir, write_whole
 from tinygif.hub import find_model
 from tinygif.text import Text
 from tinygif.towers.pretrained import (
+    LARGEST,
     POOLS,
     Bert,
     ClipText,
@@ -51,21 +54,27 @@ Row = Float[np.ndarray, " _"]
 def resolve_tower(config: TextConfig) -> TextConfig:
     """The config with the name, revision, pooling and widths of its tower filled in.
 
-    Raises TinygifError if the tower is not there, is of an unknown kind, or has no such pooling.
+    Raises TinygifError if the tower is not there, is of an unknown kind, has no such pooling, or
+    cannot read a word within `max_tokens`.
     """
     if config.text == "words":
         return config
-    folder, name, revision = find_model(config.text, config.text_revision)
-    model_config = read_config(folder)
-    sizes, pools = text_sizes(model_config, folder), POOLS[model_config["model_type"]]
+    model = find_model(config.text, config.text_revision)
+    model_config = read_config(model.folder)
+    sizes, pools = text_sizes(model_config, model.folder), POOLS[model_config["model_type"]]
     pool = config.text_pool or pools[0]
     if pool not in pools:
-        raise TinygifError(f"expected a text_pool of {' or '.join(pools)} for {name}, got {pool!r}")
-    load_tokenizer(folder, sizes["vocab_size"])
+        raise TinygifError(
+            f"expected a text_pool of {' or '.join(pools)} for {model.name}, got {pool!r}"
+        )
+    tokenizer = load_tokenizer(model.folder, sizes["vocab_size"])
+    marks = tokenizer.num_special_tokens_to_add(False)  # of start and end, which take room too
+    most = LARGEST["max_position_embeddings"]
+    check_range(f"max_tokens for {model.name}", config.max_tokens, marks + 1, most)
     d = sizes["hidden_size"]
     widths = (d, sizes["projection_dim"] if pool == "last" else d)
     return dataclasses.replace(
-        config, text=name, text_revision=revision, text_pool=pool, text_dims=widths
+        config, text=model.name, text_revision=model.revision, text_pool=pool, text_dims=widths
     )
 
 
@@ -73,18 +82,24 @@ class Embeddings:
     """Encodes prompts with a tower, through the cache. `config` comes from `resolve_tower`."""
 
     def __init__(self, config: TextConfig):
-        self.folder, self.name, revision = find_model(config.text, config.text_revision)
+        if (dims := resolve_tower(config).text_dims) != config.text_dims:
+            raise TinygifError(
+                f"expected {config.text} to give vectors of widths {config.text_dims}, as the "
+                f"text-to-GIF model was trained with, got {dims}"
+            )
+        self.folder, self.name, _, digest = find_model(config.text, config.text_revision)
         sizes = text_sizes(read_config(self.folder), self.folder)
         self.config, self.max_positions = config, sizes["max_position_embeddings"]
         self.tokenizer = load_tokenizer(self.folder, sizes["vocab_size"])
         self.tokenizer.enable_truncation(min(config.max_tokens, self.max_positions))
-        name = f"{Path(self.name).name}-{revision[:16]}-{config.text_pool}"
+        name = f"{Path(self.name).name}-{digest[:16]}-{config.text_pool}"
         self.store = Store(cache_dir() / "text" / name)
         self.known_ids: dict[str, Ids] = {}
 
     @cached_property
     def tower(self) -> ClipText | Bert:
-        """Loaded when a prompt comes that is not in the cache."""
+        """Loaded when a prompt comes that is not in the cache, if its files are still the same."""
+        find_model(self.config.text, self.config.text_revision)
         return load_tower(self.folder)
 
     def batch(self, prompts: Sequence[str | None]) -> Text:
@@ -94,7 +109,7 @@ class Embeddings:
         was cut is printed.
         """
         keys = self.token_ids(prompts)
-        rows, new = {key: self.store[key] for key in keys if key in self.store}, {}
+        rows, new = {key: row for key in keys if (row := self.store.get(key)) is not None}, {}
         for batch in self.encode_missing(keys):
             new |= batch
         if new:
@@ -186,8 +201,9 @@ class Store:
     """Rows of floats by the token ids of their prompts, in a folder of safetensors files.
 
     Each `add` writes one new file, whole or not at all, so a kill damages none. Several processes
-    may add at once. A store knows what was in the folder when it was made, and what it added since.
-    Files are memory-mapped: rows stay on disk until they are used.
+    may add at once, and the folder may be deleted at any time. A store knows what was in the folder
+    when it was made, and what it added since. Files are memory-mapped: rows stay on disk until they
+    are used. A row bears the name of its prompt, and has a checksum over name and values.
     """
 
     def __init__(self, folder: Path):
@@ -202,15 +218,25 @@ class Store:
         try:
             self.size += path.stat().st_size
             file = safe_open(path, "numpy")
-        except (OSError, SafetensorError):
+            checksums = dict(json.loads((file.metadata() or {})["crc32"]))
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
             return
-        self.files |= dict.fromkeys(file.keys(), file)
+        self.files |= {name: (file, checksums.get(name)) for name in file.keys()}
 
     def __contains__(self, key: Ids) -> bool:
         return row_name(key) in self.files
 
-    def __getitem__(self, key: Ids) -> Row:
-        return self.files[row_name(key)].get_tensor(row_name(key))
+    def get(self, key: Ids) -> Row | None:
+        """The row of a prompt. None if it is not there, or damaged: then it is also forgotten."""
+        name = row_name(key)
+        if name not in self.files:
+            return None
+        file, wanted = self.files[name]
+        row = file.get_tensor(name)
+        if checksum(name, row) == wanted:
+            return row
+        del self.files[name]
+        return None
 
     def add(self, rows: dict[Ids, Row]) -> bool:
         """Write rows to the folder. Gives False, and writes nothing, if there is no room for them.
@@ -219,7 +245,9 @@ class Store:
         """
         from safetensors.numpy import save
 
-        data = save({row_name(key): row for key, row in rows.items()})
+        named = {row_name(key): row for key, row in rows.items()}
+        checksums = {name: checksum(name, row) for name, row in named.items()}
+        data = save(named, {"crc32": json.dumps(checksums)})
         if self.size + len(data) > MAX_CACHE_BYTES:
             return False
         name = hashlib.sha256(repr(list(rows)).encode()).hexdigest()[:32]
@@ -238,3 +266,8 @@ class Store:
 def row_name(key: Ids) -> str:
     """The name of a prompt's row in its file."""
     return " ".join(map(str, key))
+
+
+def checksum(name: str, row: Shaped[np.ndarray, "..."]) -> int:
+    """Of a row's name, type and values. A change of one bit in any of them changes it."""
+    return zlib.crc32(row.tobytes(), zlib.crc32(f"{name} {row.dtype} {row.shape}".encode()))

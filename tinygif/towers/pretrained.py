@@ -9,6 +9,7 @@ model.safetensors, by the names in the tables below. Pickled weights are never r
 
 import json
 import re
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from tinygif.attention import softmax_attention
 from tinygif.checkpoint import check_names, fill, named
-from tinygif.errors import TinygifError
+from tinygif.errors import TinygifError, expect
 from tinygif.text import Text
 
 POOLS = {"clip": ("last", "mean"), "bert": ("mean", "first")}
@@ -33,6 +34,8 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": jax.nn.gelu,
     "relu": jax.nn.relu,
 }
+FLOATS = {"BF16", "F16", "F32", "F64"}
+"""The kinds of numbers that are read, as safetensors calls them."""
 MIN_VOCABULARY = 256
 """No real tokenizer has fewer tokens. Without its files, transformers makes up one of 2 to 5."""
 
@@ -178,6 +181,15 @@ CLIP_SIZES = dict(
     layer_norm_eps=1e-5,
 )  # fmt: skip
 """Of ViT-B/32, for what a config.json of CLIP leaves out."""
+BERT_SIZES = [name for name in (*CLIP_SIZES, "type_vocab_size") if name != "projection_dim"]
+"""What a config.json of BERT has to say."""
+LARGEST = dict(
+    hidden_size=2**14, intermediate_size=2**16, num_hidden_layers=128, num_attention_heads=2**8,
+    max_position_embeddings=2**16, vocab_size=2**21, projection_dim=2**14, type_vocab_size=2**10,
+    image_size=2**12, patch_size=2**10,
+)  # fmt: skip
+"""The largest values of whole numbers in a config.json: several times those of known models. A file
+may say anything, and what is built from it takes time and memory."""
 
 # Each part of our names, and what the files call it. Our `layers.0.q.weight` is
 # `text_model.encoder.layers.0.self_attn.q_proj.weight` in CLIP's.
@@ -216,7 +228,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text())
         return dict(config, model_type=config["model_type"].removesuffix("_text_model"))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise TinygifError(f"expected a model's config.json in {folder}, got: {error!r}") from error
 
 
@@ -226,26 +238,52 @@ def text_sizes(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     Raises TinygifError for models other than CLIP and BERT, and for sizes that cannot be.
     """
     kind = config["model_type"]
+    expect(kind in POOLS, f"a model of type {' or '.join(POOLS)} in {folder}", repr(kind[:80]))
     if kind == "bert":
-        return check_sizes({"projection_dim": 0} | config, folder)
-    if kind != "clip":
-        kinds = " or ".join(POOLS)
-        raise TinygifError(f"expected a model of type {kinds} in {folder}, got {kind!r}")
-    sizes = (config.get("text_config") or {}) | (config.get("text_config_dict") or {})
+        return check_sizes(config, BERT_SIZES, folder)
+    sizes = tower_config(config, "text", folder)
     if sizes and "projection_dim" in config:
         sizes["projection_dim"] = config["projection_dim"]
-    return check_sizes(CLIP_SIZES | (sizes or config), folder)
+    return check_sizes(CLIP_SIZES | (sizes or config), CLIP_SIZES, folder)
 
 
-def check_sizes(sizes: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The same sizes. Raises TinygifError if no tower can be built from them."""
-    wrong = [f"{name} is missing" for name in CLIP_SIZES if sizes.get(name) is None]
-    if not wrong and sizes["hidden_size"] % sizes["num_attention_heads"]:
-        wrong += ["hidden_size is no multiple of num_attention_heads"]
-    if not wrong and sizes["hidden_act"] not in ACTIVATIONS:
-        wrong += [f"hidden_act is {sizes['hidden_act']!r}, expected one of {list(ACTIVATIONS)}"]
+def tower_config(config: dict[str, Any], tower: str, folder: Path) -> dict[str, Any]:
+    """What a config.json of CLIP says of its text or vision tower; empty if it says nothing."""
+    sizes = {}
+    for name in (f"{tower}_config", f"{tower}_config_dict"):  # the second is of older versions
+        section = config.get(name) or {}
+        expect(isinstance(section, dict), f"a table {name} in {folder}/config.json", type(section))
+        sizes |= section
+    return sizes
+
+
+def check_sizes(sizes: dict[str, Any], names: Iterable[str], folder: Path) -> dict[str, Any]:
+    """The same sizes. Raises TinygifError unless a tower can be built from those with these names.
+
+    Every number is checked before anything is built: its type, and its range by LARGEST.
+    """
+    wrong = []
+    for name in names:
+        value = sizes.get(name)
+        if name == "hidden_act":
+            fits = isinstance(value, str) and value in ACTIVATIONS
+            expected = f"one of {list(ACTIVATIONS)}"
+        elif name == "layer_norm_eps":
+            fits = isinstance(value, float) and 0 < value < 1
+            expected = "a number between 0 and 1"
+        else:
+            fits = type(value) is int and 1 <= value <= LARGEST[name]
+            expected = f"a whole number from 1 to {LARGEST[name]}"
+        if value is None:
+            wrong.append(f"{name} is missing")
+        elif not fits:
+            wrong.append(f"{name} is {repr(value)[:80]}, expected {expected}")
+    if not wrong:
+        for whole, part in (("hidden_size", "num_attention_heads"), ("image_size", "patch_size")):
+            if whole in names and sizes[whole] % sizes[part]:
+                wrong.append(f"{whole} is no multiple of {part}")
     if sizes.get("position_embedding_type", "absolute") != "absolute" or sizes.get("is_decoder"):
-        wrong += ["only encoders with absolute positions are known"]
+        wrong.append("only encoders with absolute positions are known")
     if wrong:
         file = folder / "config.json"
         raise TinygifError(f"cannot build the model of {file}: {'; '.join(wrong)}")
@@ -265,17 +303,18 @@ def load_tokenizer(folder: Path, vocabulary: int):
     path = folder / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        example, ids = tokenizer.encode("a ☃"), tokenizer.get_vocab().values()
     except Exception as error:  # it raises nothing more exact
         raise TinygifError(f"expected a tokenizer in {path}, got: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    size, marks = tokenizer.get_vocab_size(), tokenizer.encode("a").special_tokens_mask
-    if not MIN_VOCABULARY <= size <= vocabulary:
+    largest = max([*ids, *example.ids], default=0)
+    if not MIN_VOCABULARY <= len(ids) <= vocabulary or largest >= vocabulary:
         raise TinygifError(
-            f"expected {MIN_VOCABULARY} to {vocabulary} tokens in {path}, got {size}: it is not "
-            "the tokenizer of this model"
+            f"expected {MIN_VOCABULARY} to {vocabulary} tokens in {path}, got {len(ids)}, the last "
+            f"with number {largest}: it is not the tokenizer of this model"
         )
-    if not marks or not marks[-1]:
+    if not any(example.special_tokens_mask[-1:]):
         raise TinygifError(
             f"expected a tokenizer that marks the end of a prompt in {path}, got one that does not"
         )
@@ -296,7 +335,8 @@ def load_weights(template: PyTree, path: Path, names: dict[str, str], others: st
 
     names: what the file calls each part of our names. others: a regular expression for arrays that
     are left out. One array is read at a time, so that memory holds the weights once. Raises
-    TinygifError if arrays are missing, not expected, or of another shape.
+    TinygifError if arrays are missing, not expected, or of another shape, and if the file is not as
+    long as its header says.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -306,9 +346,12 @@ def load_weights(template: PyTree, path: Path, names: dict[str, str], others: st
     try:
         with safe_open(path, "numpy") as file:
             keys = {modern_name(key): key for key in file.keys()}
-            found = {name: tuple(file.get_slice(key).get_shape()) for name, key in keys.items()}
+            slices = {name: file.get_slice(key) for name, key in keys.items()}
+            found = {name: tuple(slices[name].get_shape()) for name in keys}
             wanted = {name_in_file(name): leaf.shape for name, leaf in named(template).items()}
             check_names(found, wanted, str(path), others)
+            kinds = {slices[name].get_dtype() for name in wanted}
+            expect(kinds <= FLOATS, f"only numbers of {sorted(FLOATS)} in {path}", sorted(kinds))
             return fill(template, lambda name: file.get_tensor(keys[name_in_file(name)]))
     except (OSError, SafetensorError) as error:
         raise TinygifError(f"cannot read the weights {path}: {error}") from error

@@ -1,0 +1,267 @@
+"""hub.py: a model is the one that was asked for, or a sentence says what is wrong. Lesson 10."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import towers
+
+from tinygif import hub
+from tinygif.config import TextConfig
+from tinygif.errors import TinygifError
+from tinygif.hub import KNOWN_MODELS, MODEL_FILES, PINNED, find_model
+from tinygif.towers.embeddings import Embeddings, resolve_tower
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The three files of a model. Copy them, never change them."""
+    return towers.write(tmp_path_factory.mktemp("towers") / "bert", towers.BERT)
+
+
+@pytest.fixture
+def folder(source, tmp_path):
+    return shutil.copytree(source, tmp_path / "bert")
+
+
+@pytest.fixture(autouse=True)
+def hub_cache(tmp_path, monkeypatch):
+    """An empty cache of the hub, and a hub that nobody answers for."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    return tmp_path / "hub"
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ---- a folder --------------------------------------------------------------------------------
+
+
+def test_a_folder_without_safetensors_is_refused(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(TinygifError, match="got no model.safetensors"):
+        find_model(str(folder))
+
+
+@pytest.mark.parametrize("file", MODEL_FILES)
+def test_every_file_counts(folder, file):
+    """A folder in which one byte of one file has changed is another model."""
+    model = find_model(str(folder))
+    assert model.revision == model.digest and find_model(str(folder), model.revision) == model
+    data = bytearray((folder / file).read_bytes())
+    data[-1] ^= 1
+    (folder / file).write_bytes(data)
+    assert find_model(str(folder)).digest != model.digest
+    with pytest.raises(TinygifError, match="SHA-256 .*trained with others; put those back"):
+        find_model(str(folder), model.revision)
+
+
+def test_a_checkpoint_that_knows_the_hash_of_the_weights_alone_still_loads(folder):
+    """As older versions wrote it: 64 digits of the weights."""
+    weights = sha256(folder / "model.safetensors")
+    config = resolve_tower(TextConfig(text=str(folder)))
+    old = TextConfig(**vars(config) | {"text_revision": weights})
+    assert Embeddings(old).store.folder == Embeddings(config).store.folder
+    with pytest.raises(TinygifError, match="put those back"):
+        find_model(str(folder), "0" * 64)
+
+
+@pytest.mark.parametrize("file", MODEL_FILES)
+def test_what_never_ends_is_not_read(folder, file):
+    (folder / file).unlink()
+    (folder / file).symlink_to("/dev/zero")
+    with pytest.raises(TinygifError, match=f"got no {file}"):
+        find_model(str(folder))
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    with pytest.raises(TinygifError, match=f"got no {file}"):
+        find_model(str(folder))
+    (folder / file).unlink()
+    with open(folder / file, "wb") as sparse:
+        sparse.truncate(7 * 2**40)
+    with pytest.raises(TinygifError, match=f"at most {MODEL_FILES[file]} bytes in .*{file}"):
+        find_model(str(folder))
+
+
+# ---- names -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["/nowhere/at/all", "./here", "two words", "a/b/c", "~nobody/x", "a" * 5000, "\0"]
+)
+def test_what_is_neither_folder_nor_hub_id_is_refused(name):
+    with pytest.raises(TinygifError, match="expected words, clip, bert, a folder or a hub id"):
+        find_model(name)
+
+
+def test_known_models_are_pinned_to_a_commit():
+    """Neither a branch nor a pull request, which their authors can move."""
+    for name in KNOWN_MODELS.values():
+        assert len(PINNED[name]) == 40 and set(PINNED[name]) <= set("0123456789abcdef")
+    for commit, digests in hub.SHA256.items():
+        assert commit in PINNED.values() and digests.keys() == MODEL_FILES.keys()
+        assert all(len(digest) == 64 for digest in digests.values())
+
+
+@pytest.mark.parametrize(("text", "name", "revision"), [
+    ("clip", KNOWN_MODELS["clip"], PINNED[KNOWN_MODELS["clip"]]),
+    (KNOWN_MODELS["clip"], KNOWN_MODELS["clip"], PINNED[KNOWN_MODELS["clip"]]),
+    ("bert", KNOWN_MODELS["bert"], PINNED[KNOWN_MODELS["bert"]]),
+    ("some/one", "some/one", "main"),
+])  # fmt: skip
+@pytest.mark.parametrize("offline", [True, False])
+def test_offline_it_says_how_to_fetch_it(hub_cache, monkeypatch, text, name, revision, offline):
+    """Offline by choice, or because nothing answers."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    with pytest.raises(TinygifError) as error:
+        find_model(text)
+    message = str(error.value)
+    assert f"hf download {name} config.json tokenizer.json model.safetensors" in message
+    assert f"--revision {revision};" in message and "--text words" in message
+
+
+def test_a_hub_that_never_answers_is_not_waited_for(monkeypatch):
+    """It takes the connection and says nothing. Without a time-out this test never ends."""
+    monkeypatch.setattr(hub, "SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        with pytest.raises(TinygifError, match=f"no connection to {address}"):
+            find_model("some/one")
+
+
+# ---- the hub and its cache -------------------------------------------------------------------
+
+
+def in_cache(source: Path, cache: Path, name: str = "some/one", commit: str = COMMIT) -> Path:
+    """The snapshot folder of a model, as the hub's client lays it out: links to named contents."""
+    home = cache / f"models--{name.replace('/', '--')}"
+    snapshot = home / "snapshots" / commit
+    for folder in (snapshot, home / "blobs", home / "refs"):
+        folder.mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit)
+    for file in MODEL_FILES:
+        data = (source / file).read_bytes()
+        large = file == "model.safetensors"
+        blob = home / "blobs" / (sha256(source / file) if large else hub.git_hash(data))
+        blob.write_bytes(data)
+        (snapshot / file).symlink_to(os.path.relpath(blob, snapshot))
+    return snapshot
+
+
+def test_a_model_in_the_hubs_cache_needs_no_connection(source, hub_cache):
+    snapshot = in_cache(source, hub_cache)
+    config = resolve_tower(TextConfig(text="some/one"))
+    assert (config.text, config.text_revision) == ("some/one", COMMIT)
+    assert find_model("some/one").digest == find_model(str(source)).digest
+    (snapshot.parents[1] / "refs" / "main").unlink()
+    assert resolve_tower(config) == config  # a checkpoint asks for the commit
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(TinygifError, match="expected config.json.*no connection"):
+        resolve_tower(config)
+
+
+def test_git_names_a_file_by_its_content():
+    """As `git hash-object` does."""
+    assert hub.git_hash(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+    assert hub.git_hash(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+@pytest.mark.parametrize("file", MODEL_FILES)
+def test_a_damaged_file_in_the_hubs_cache_is_refused(source, hub_cache, file):
+    path = in_cache(source, hub_cache) / file
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.resolve().write_bytes(data)
+    with pytest.raises(TinygifError, match=f"{file} to have the hash .*Delete .*blobs"):
+        find_model("some/one")
+
+
+@pytest.mark.parametrize("file", MODEL_FILES)
+def test_a_pinned_model_has_the_files_that_everybody_has(source, hub_cache, monkeypatch, file):
+    """Whatever the hub and its cache call them."""
+    commit = PINNED[KNOWN_MODELS["clip"]]
+    in_cache(source, hub_cache, KNOWN_MODELS["clip"], commit)
+    digests = {name: sha256(source / name) for name in MODEL_FILES}
+    monkeypatch.setitem(hub.SHA256, commit, digests)
+    assert find_model("clip").revision == commit
+    monkeypatch.setitem(hub.SHA256, commit, digests | {file: "0" * 64})
+    with pytest.raises(TinygifError, match=f"{file} to have the hash 0000"):
+        find_model("clip")
+
+
+@contextmanager
+def fake_hub(source: Path, patch: pytest.MonkeyPatch, damaged: str | None = None):
+    """A hub with one model, some/one; what it serves as `damaged` is not what it announces."""
+    contents = {file: (source / file).read_bytes() for file in MODEL_FILES}
+    names = {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()}
+    tree = [
+        {"type": "file", "path": file, "size": len(contents[file]), "oid": "0" * 40,
+         "lfs": {"oid": name, "size": len(contents[file]), "pointerSize": 134}}
+        for file, name in names.items()
+    ]  # fmt: skip
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            path = self.path.partition("?")[0]
+            if not path.startswith(("/api/models/some/one/", "/some/one/resolve/")):
+                return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+            if "/revision/" in path:
+                data = {"id": "some/one", "sha": COMMIT, "siblings": []}
+            elif "/tree/" in path:
+                data = tree
+            else:
+                file = path.rpartition("/")[2]
+                data = contents[file][:-1] + b"x" if file == damaged else contents[file]
+                name = f'"{names[file]}"'
+                return self.answer(200, data, {"ETag": name, "X-Repo-Commit": COMMIT})
+            self.answer(200, json.dumps(data).encode(), {"Content-Type": "application/json"})
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def answer(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for key, value in {"Content-Length": str(len(data)), **headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(data)
+
+        def log_message(self, *_) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        patch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        links = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", links)
+        yield
+        server.shutdown()
+
+
+def test_a_model_is_downloaded_from_the_hub_once(source, monkeypatch):
+    with fake_hub(source, monkeypatch):
+        model = find_model("some/one")
+    assert model.revision == COMMIT and model.digest == find_model(str(source)).digest
+    assert find_model("some/one") == model  # the hub is gone
+
+
+def test_what_the_hub_refuses_and_what_arrives_damaged_are_sentences(source, monkeypatch):
+    with fake_hub(source, monkeypatch, damaged="config.json"):
+        with pytest.raises(TinygifError, match=r"of no/one \(revision main\), the hub says: .*404"):
+            find_model("no/one")
+        with pytest.raises(TinygifError, match="config.json to have the hash .*Delete"):
+            find_model("some/one")
