@@ -18,7 +18,8 @@ import tyro
 
 import tinygif
 from tinygif import gif
-from tinygif.errors import TinygifError, run_command
+from tinygif.config import check_range
+from tinygif.errors import expect, run_command
 from tinygif.guidance import GUIDANCE_HELP
 from tinygif.pipeline import GeneratedClips, keep_compiled
 from tinygif.sampler import SolverName
@@ -76,15 +77,15 @@ def film(clips_of_steps: Iterable[np.ndarray]) -> np.ndarray:
 
 def main(options: Options) -> None:
     began = time.time()
+    expect(len(options.prompt) > 0, "at least one sentence after --prompt", "none")
+    check_range("count", options.count, 1, None)
+    check_range("scale", options.scale, 1, None)
     keep_compiled()
     pipeline = tinygif.load(options.checkpoint)
     data = pipeline.config.data
     fps = data.fps if options.fps is None else options.fps
     out = options.out or Path(("_".join(split(options.prompt[0])[:8]) or "clip") + ".gif")
     gif.check_output(out, fps, options.frames or data.frames)
-    for name in ("count", "scale"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise TinygifError(f"expected {name} of at least 1, got {value}")
     steps = options.steps or pipeline.config.sample.sample_steps
     seed = secrets.randbits(32) if options.seed is None else options.seed
     prompts = [prompt for prompt in options.prompt for _ in range(options.count)]

@@ -227,17 +227,24 @@ def test_the_noise_of_sampling_is_not_the_first_word_embedding():
     """At one seed both were the same numbers."""
     from tinygif.pipeline import Pipeline
 
-    model = CONFIG.init(len(tiny.TOKENIZER), key=named_keys(0).init)
-    table, noises = np.asarray(model.text.embedding).ravel(), []
-    pipeline = Pipeline(model, CONFIG, tiny.DATA.words)
+    table = lambda seed: np.ravel(jax.jit(  # noqa: E731
+        lambda key: CONFIG.init(len(tiny.TOKENIZER), key=key).text.embedding
+    )(named_keys(seed).init))  # fmt: skip
+    pipeline, noises = Pipeline(tiny.model(), CONFIG, tiny.DATA.words), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tinygif.sampler.trajectory", lambda *args, **_: noises.append(args[2]) or [])
         pipeline.denoising(tiny.PROMPTS, seed=0)
     noise = np.asarray(noises[0])
     assert noise.shape == (2, 4, 1, 16, 16) and abs(noise.std() - 1) < 0.1
-    assert not set(noise.ravel().tolist()) & set(table.tolist())
-    other = CONFIG.init(len(tiny.TOKENIZER), key=named_keys(1).init)
-    assert not np.allclose(other.text.embedding, model.text.embedding)
+    assert abs(table(0).std() - 1) < 0.1 and not np.allclose(table(0), table(1))
+    assert not set(noise.ravel().tolist()) & set(table(0).tolist())
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**70])
+def test_a_seed_has_32_bits(seed):
+    """JAX would drop the rest, and two seeds would be the same."""
+    with pytest.raises(TinygifError, match=f"seed from 0 to 4294967295, got {seed}"):
+        named_keys(seed)
 
 
 # ---- JSON ------------------------------------------------------------------------------------

@@ -210,23 +210,26 @@ def test_a_cache_that_is_deleted_during_a_run_mixes_nothing_up(config, cache):
     Embeddings(config).batch(PROMPTS[2:])
     assert equal(texts.batch(PROMPTS[:2]), wanted)
     texts.batch(tiny.DATA.captions[:2])
+    assert equal(texts.batch(PROMPTS[:2]), wanted)
     assert equal(Embeddings(config).batch(PROMPTS[:2]), wanted)
 
 
 def test_a_row_is_right_or_forgotten_whatever_byte_of_its_file_changes(tmp_path):
-    """Also the bytes that say which prompt a row belongs to."""
+    """Also the bytes that say which prompt a row belongs to, and of what kind its numbers are."""
     Store(tmp_path).add(rows((1, 2), (1, 3), (2, 4)))
     whole = next(tmp_path.glob("*.safetensors")).read_bytes()
-    wanted, found = rows((1, 2), (1, 3), (2, 4), (1, 1), (1, 0), (2, 5)), 0
+    damaged = [whole.replace(b"F32", b"I32", 1)]
     for i in range(8, len(whole)):  # the first 8 bytes say how long the header is
+        damaged.append(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+    wanted, found = rows((1, 2), (1, 3), (2, 4), (1, 1), (1, 0), (2, 5)), 0
+    for i, data in enumerate(damaged):
         folder = tmp_path / str(i)
         folder.mkdir()
-        flipped = whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :]
-        (folder / "a.safetensors").write_bytes(flipped)
+        (folder / "a.safetensors").write_bytes(data)
         store = Store(folder)
         for key, row in wanted.items():
             if (got := store.get(key)) is not None:
-                np.testing.assert_array_equal(got, row)
+                np.testing.assert_array_equal(got, row, strict=True)
                 found += key in store
     assert found >= 2 * 28  # of the last 28 bytes, the values, each belongs to one row of three
 

@@ -127,10 +127,10 @@ def test_leftovers_of_dead_processes_go_and_those_of_live_ones_stay(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     here, name = socket.gethostname(), "[x].gif"
-    dead = f".{name}.{here}-{child.pid}.part"
-    others = [f".{name}.{here}-1.part", f".{name}.{here}-{os.getppid()}.part",
-              f".{name}.{here}-2-{child.pid}.part", f".{name}.elsewhere-{child.pid}.part",
-              f".other.{here}-{child.pid}.part"]  # fmt: skip
+    dead = f".{name}.{here}-{child.pid}-7.part"
+    others = [f".{name}.{here}-1-1.part", f".{name}.{here}-{os.getppid()}-7.part",
+              f".{name}.{here}-2-{child.pid}-7.part", f".{name}.elsewhere-{child.pid}-7.part",
+              f".other.{here}-{child.pid}-7.part"]  # fmt: skip
     for part in (dead, *others):
         (tmp_path / part).write_bytes(b"half")
     files.write_whole(tmp_path / name, DATA)
@@ -204,6 +204,14 @@ def test_a_lock_is_held_by_one(tmp_path):
         raise KeyError
     with files.lock(path):  # an error gives it back
         pass
+
+
+def test_a_lock_where_nothing_can_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / ".lock", tmp_path / "file" / "run" / ".lock"):
+        with pytest.raises(TinygifError, match="cannot write to .*choose another --out"):
+            with files.lock(path):
+                pass
 
 
 def test_a_lock_may_be_waited_for(tmp_path, capsys):

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -27,6 +28,7 @@ from tinygif.metrics.free_prompts import free_prompts
 from tinygif.metrics.nearest_clip import compare_clips
 from tinygif.metrics.oracle import read_digits, views_of
 from tinygif.metrics.prompts import (
+    are_trained_on,
     compare,
     draw_clips,
     make_captions,
@@ -36,8 +38,11 @@ from tinygif.metrics.prompts import (
 from tinygif.metrics.report import Evaluation, format_report, write_failures
 from tinygif.metrics.stats import (
     consistency,
+    distances,
     evenly,
+    first_digits,
     frechet,
+    memorisation,
     nearest_digit,
     rms_distances,
     wilson,
@@ -204,6 +209,33 @@ def test_a_training_digit_is_found_again_and_noise_is_not():
     np.testing.assert_allclose(nearest_digit(noise, digits), by_hand, rtol=1e-3)
 
 
+def test_clips_without_a_digit_are_left_out_and_counted():
+    """Otherwise the last of all paths would be theirs, and a black square their digit."""
+    clips, _ = draw_clips(DATA, make_captions(10, 1, CONFIG))
+    with_dark = np.concatenate([clips[:4] * 0, clips, clips[:3] * 0])
+    (plain, mixed), real = map(read_digits, (clips, with_dark)), read_digits(clips[::-1])
+    assert (mixed.digits >= 0).sum() == 10
+    for measure in (
+        lambda reading: distances(reading, real, real), lambda x: memorisation(x, real, CONFIG)
+    ):  # fmt: skip
+        wanted, found = measure(plain), measure(mixed)
+        assert (wanted.pop("without a digit"), found.pop("without a digit")) == (0, 7)
+        np.testing.assert_equal(jax.tree.leaves(found), jax.tree.leaves(wanted))
+        assert measure(mixed[:8]) is None  # of four digits there is nothing to say
+    fewer, other = distances(plain[:6], real, plain), distances(plain, real, plain[:6])
+    assert fewer["real"] == other["real"] != distances(plain, real, plain)["real"]  # as many others
+
+
+def test_the_second_path_counts_where_the_first_has_no_digit():
+    reading = read_digits(draw_clips(DATA, ["a 3 moving up", "a 7 moving left"])[0], digits=2)
+    swapped = reading[:, ::-1]
+    assert (swapped.digits[:, 0] < 0).all() and (swapped.digits[:, 1] >= 0).all()
+    for field in ("digits", "directions", "centres", "cutouts", "features"):
+        one, two = (getattr(first_digits(x), field) for x in (reading, swapped))
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(one, getattr(reading, field)[:, :1])
+
+
 def test_consistency_counts_frames():
     clips, _ = draw_clips(DATA, ["a 3 standing still", "a 0 standing still"])
     clips[0, :4] = clips[1, :4]  # a quarter of the first clip shows the other digit
@@ -272,6 +304,25 @@ def test_a_parrot_is_caught_copying(parroted):
     assert near["training digits"] == 1437
 
 
+@pytest.mark.parametrize("digits_hash", [None, "0" * 64])
+def test_copies_of_digits_that_are_not_here_cannot_be_found(digits_hash):
+    """Trained on others than those of this machine, or before checkpoints said on which."""
+    data = MovingMNIST(CONFIG).config
+    assert data.digits_hash is not None and are_trained_on(data, data)
+    other = replace(data, digits_hash=digits_hash)
+    assert not are_trained_on(data, other) and not are_trained_on(other, other)
+
+
+def test_without_its_training_digits_a_model_is_evaluated_all_the_same():
+    """The shipped one, say, on a machine without MNIST."""
+    parrot = digit_parrot()
+    parrot.config = replace(parrot.config, data=replace(parrot.config.data, digits_hash="0" * 64))
+    result = evaluate(parrot, count=20)
+    assert result["nearest"] is None and result["table"]["one digit, all"]["generated"]["n"] == 20
+    text = format_report(result)
+    assert "nearest training digit: does not apply" in text and "Frechet distance to" in text
+
+
 def test_the_distance_of_real_clips_is_less_than_that_of_clips_without_nines(parroted):
     assert 0 < parroted[0]["frechet"]["real"] < parroted[0]["frechet"]["generated"]
     assert parroted[0]["consistency"]["real"] > 97
@@ -303,6 +354,7 @@ def test_the_report_is_complete(parroted):
     text = format_report(parroted[0])
     for name in (*evaluation.ROWS, "real clips", "Frechet", "no FVD", "training digits", "bundled"):
         assert name in text
+    assert "without a digit, left out of the Frechet distance and of the nearest digit: 6" in text
     assert text.count("does not apply") == 1 and max(map(len, text.splitlines())) < 140
 
 
@@ -433,9 +485,13 @@ def test_what_does_not_apply_is_refused_before_sampling(words, tmp_path):
 # ---- a model ---------------------------------------------------------------------------------
 
 
+MIXED = replace(tiny.CONFIG, model=replace(tiny.CONFIG.model, levels=("conv+time", "time")))
+"""With both kinds of layers that mix frames."""
+
+
 @pytest.fixture(scope="module")
 def pipeline():
-    return Pipeline(tiny.model(), tiny.CONFIG, tiny.DATA.words)
+    return Pipeline(tiny.model(MIXED), MIXED, tiny.DATA.words)
 
 
 @pytest.mark.parametrize("name, values", [("steps", (1, 51)), ("solver", ("ddim", "dpmpp"))])
@@ -470,6 +526,26 @@ def test_without_time_other_clips_come_out(pipeline):
     prompts = ["a 7 moving left"] * 20
     a, b = (sample_clips(pipeline, prompts, seed=0, no_time=x).astype(int) for x in (False, True))
     assert np.abs(a - b).max() > 1
+
+
+def test_without_time_no_layer_mixes_frames_and_the_model_stays_as_it_was(pipeline):
+    """Each last projection of both kinds is zero in the model that samples, and nothing else."""
+    used = []
+
+    class Looking(Pipeline):
+        def __call__(self, prompts, **_):
+            used.append(tiny.leaves(self.model))
+            return GeneratedClips(np.zeros((len(prompts), 4, 16, 16, 1), np.uint8), prompts, 8)
+
+    looking, before = Looking(pipeline.model, MIXED, tiny.DATA.words), tiny.leaves(pipeline.model)
+    for no_time in (True, False):
+        sample_clips(looking, ["a 7 moving left"], seed=0, no_time=no_time)
+    cut = {name for name, leaf in used[0].items() if not np.array_equal(leaf, before[name])}
+    parts = (".mixing.time.out.", ".mixing.conv.conv.")
+    assert cut == {name for name in before if any(part in name for part in parts)}
+    assert all(any(part in name for name in cut) for part in parts)
+    assert not any(used[0][name].any() for name in cut)
+    assert all(np.array_equal(leaf, before[name]) for name, leaf in used[1].items())
 
 
 # ---- the command -----------------------------------------------------------------------------

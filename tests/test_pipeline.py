@@ -8,25 +8,23 @@ from dataclasses import replace
 
 import equinox as eqx
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import CONFIG, DATA, state
+from tiny import ABOUT, CONFIG, DATA, model
 
 import tinygif
 from tinygif import checkpoint
-from tinygif.checkpoint import CheckpointError
-from tinygif.gif import to_clip
-from tinygif.moving_mnist import HELD_OUT
-from tinygif.pipeline import SHIPPED, Clips, Pipeline, find
-from tinygif.text import PromptError
+from tinygif.errors import TinygifError
+from tinygif.pipeline import SHIPPED, GeneratedClips, Pipeline, find_checkpoint
 
 TWO = ("a 7 moving left", "an 8 standing still")
 
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return Pipeline(state().model, CONFIG, DATA.words)
+    return Pipeline(model(), CONFIG, DATA.words)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +66,9 @@ def test_a_model_without_words_takes_no_prompt(pipeline, two):
     clips = mute(["", ""], seed=3)
     assert near(clips, mute(["", ""], seed=3, guidance=7.0)) and not near(clips[0], clips[1])
     assert near(clips, pipeline(TWO, seed=3, guidance=0.0))
-    with pytest.raises(PromptError, match="trained without captions: leave 'a cat' out"):
+    with pytest.raises(TinygifError, match="trained without captions: leave 'a cat' out"):
         mute("a cat")
-    with pytest.raises(PromptError, match="has no words; try"):
+    with pytest.raises(TinygifError, match="has no words; try"):
         pipeline("")
 
 
@@ -94,12 +92,12 @@ def test_a_negative_prompt_stands_where_the_null_prompt_stood(pipeline, two):
 
 
 def test_the_default_guidance_and_steps_are_the_configs(pipeline, two):
-    assert near(pipeline(TWO, seed=3, guidance=CONFIG.diffusion.guidance, steps=2), two)
+    assert near(pipeline(TWO, seed=3, guidance=CONFIG.sample.guidance, steps=2), two)
     assert not near(pipeline(TWO, seed=3, steps=3), two)
 
 
 def test_the_default_solver_is_the_configs(pipeline):
-    config = replace(CONFIG, diffusion=replace(CONFIG.diffusion, solver="ddpm"))
+    config = replace(CONFIG, sample=replace(CONFIG.sample, solver="ddpm"))
     other = Pipeline(pipeline.model, config, DATA.words)
     wanted = pipeline(TWO, seed=3, steps=3, solver="ddpm")
     np.testing.assert_array_equal(other(TWO, seed=3, steps=3), wanted)
@@ -130,7 +128,7 @@ def test_another_size_and_length(pipeline):
 def test_the_trajectory_ends_in_the_clips(pipeline, two):
     steps = list(pipeline.denoising(TWO, seed=3))
     assert len(steps) == 2 and steps[0][0].shape == (2, 4, 1, 16, 16)
-    np.testing.assert_array_equal(to_clip(np.asarray(steps[-1][0])), two)
+    np.testing.assert_array_equal(pipeline.model.codec.decode(steps[-1][0]), two)
 
 
 def test_progress_wraps_the_steps(pipeline, two):
@@ -145,31 +143,44 @@ def test_progress_wraps_the_steps(pipeline, two):
     assert seen == [(1, 2), (2, 2)]
 
 
-def test_held_out_pairs_are_known(pipeline):
-    assert pipeline.held_out == HELD_OUT
-    shown = replace(CONFIG, data=replace(CONFIG.data, hold_out=False))
-    assert Pipeline(pipeline.model, shown, DATA.words).held_out == ()
+def test_text_may_stand_for_sentences(pipeline, two):
+    """The same noise and the same vectors give the same clips; other vectors give others."""
+    text = pipeline.encode_prompts(TWO)
+    np.testing.assert_array_equal(pipeline(text, seed=3), two)
+    other = eqx.tree_at(lambda t: t.pooled, text, text.pooled[::-1])
+    assert not near(pipeline(other, seed=3), two)
 
 
 # ---- what is refused -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    (dict(solver="euler"), "ddim.*ddpm.*dpmpp.*'euler'"),
-    (dict(solver="dpmpp", eta=0.5), "eta is for the ddim solver"),
+    (dict(solver="dpmpp", eta=0.5), "the ddim solver for eta, got 'dpmpp'"),
     (dict(eta=1.5), "eta from 0 to 1, got 1.5"),
     (dict(eta=-0.1), "eta from 0 to 1"),
     (dict(steps=51), "between 1 and T=50 .*got 51"),
     (dict(steps=0), "between 1 and T=50 .*got 0"),
     (dict(frames=5), "multiple of 2.*got 5"),
-    (dict(frames=0), "multiple of 2.*got 0"),
+    (dict(frames=0), "frames of at least 1, got 0"),
     (dict(size=18), "multiple of 4.*got 18"),
-    (dict(size=0), "multiple of 4.*got 0"),
-    (dict(dynamic_threshold=99.5), "dynamic_threshold.*0 to 1.*99.5"),
+    (dict(size=0), "size of at least 1, got 0"),
+    (dict(guidance=-1.0), "guidance of at least 0"),
+    (dict(guidance=float("nan")), "guidance of at least 0, got nan"),
+    (dict(seed=-1), "seed from 0 to"),
+    (dict(dynamic_threshold=99.5), "dynamic_threshold from 0 to 1, got 99.5"),
 ])  # fmt: skip
-def test_wrong_options_are_refused_with_a_sentence(pipeline, options, says):
-    with pytest.raises(ValueError, match=says):
-        pipeline(TWO, **options)
+def test_wrong_options_are_refused_with_a_sentence(pipeline, monkeypatch, options, says):
+    """At once, not when the first step is asked for."""
+    monkeypatch.setattr("tinygif.sampler.trajectory", None)
+    with pytest.raises(TinygifError, match=says):
+        pipeline.denoising(TWO, **options)
+
+
+def test_a_wrong_solver_is_refused_with_a_sentence(pipeline, monkeypatch):
+    """Tests check types, others do not."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(TinygifError, match="a solver of ddim, ddpm, dpmpp, got 'euler'"):
+        pipeline(TWO, solver="euler")
 
 
 @pytest.mark.parametrize(("prompts", "says"), [
@@ -177,12 +188,12 @@ def test_wrong_options_are_refused_with_a_sentence(pipeline, options, says):
     (" ".join(["a"] * 17), "at most 16"), ([], "at least one prompt"),
 ])  # fmt: skip
 def test_wrong_prompts_are_refused_with_a_sentence(pipeline, prompts, says):
-    with pytest.raises((PromptError, ValueError), match=says):
+    with pytest.raises(TinygifError, match=says):
         pipeline(prompts)
 
 
 def test_a_wrong_negative_prompt_is_refused(pipeline):
-    with pytest.raises(PromptError, match="'blurry'"):
+    with pytest.raises(TinygifError, match="'blurry'"):
         pipeline(TWO, negative_prompt="blurry")
 
 
@@ -202,7 +213,7 @@ def test_clips_are_an_array(two):
 
 def test_a_notebook_shows_moving_pictures():
     array = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 1), np.uint8)
-    html = Clips(array, ["a <b>", "two"], fps=5)._repr_html_()
+    html = GeneratedClips(array, ["a <b>", "two"], fps=5)._repr_html_()
     assert "<figcaption>a &lt;b&gt;</figcaption>" in html and ">two<" in html
     pictures = re.findall(r'src="data:image/gif;base64,([^"]+)"', html)
     assert len(pictures) == 2
@@ -233,33 +244,33 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_the_newest_run_is_found(runs):
-    assert find().resolve() == runs / "model-10" / checkpoint.MODEL
+    assert find_checkpoint().resolve() == runs / "model-10" / checkpoint.MODEL
     os.utime(runs / "model-9" / checkpoint.MODEL, (3_000, 3_000))
-    assert find().resolve() == runs / "model-9" / checkpoint.MODEL
+    assert find_checkpoint().resolve() == runs / "model-9" / checkpoint.MODEL
 
 
 def test_a_run_is_found_by_folder_or_by_file(runs):
     file = runs / "model-9" / checkpoint.MODEL
-    assert find(runs / "model-9") == find(str(file)) == file
+    assert find_checkpoint(runs / "model-9") == find_checkpoint(str(file)) == file
 
 
 def test_without_a_model_nothing_is_made_up(runs, tmp_path, monkeypatch):
-    with pytest.raises(CheckpointError, match="no checkpoint at .*empty"):
-        find(runs / "empty")
-    with pytest.raises(CheckpointError, match="no checkpoint at .*nowhere"):
+    with pytest.raises(TinygifError, match="no checkpoint at .*empty"):
+        find_checkpoint(runs / "empty")
+    with pytest.raises(TinygifError, match="no checkpoint at .*nowhere"):
         tinygif.load(tmp_path / "nowhere")
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     monkeypatch.setattr("tinygif.pipeline.SHIPPED", tmp_path / "not there")
-    with pytest.raises(CheckpointError, match="no model.safetensors found in runs/.*train.py"):
+    with pytest.raises(TinygifError, match="no checkpoint at .*train.py"):
         tinygif.load()
 
 
 def test_without_a_run_the_shipped_model_is_used_and_said_so(runs, tmp_path, monkeypatch, capsys):
-    checkpoint.save(tmp_path, state(), CONFIG, DATA.words)
+    checkpoint.write(tmp_path / checkpoint.MODEL, model(), ABOUT)
     shipped = tmp_path / checkpoint.MODEL
     monkeypatch.setattr("tinygif.pipeline.SHIPPED", shipped)
-    assert find() != shipped  # one's own comes first
+    assert find_checkpoint() != shipped  # one's own comes first
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     assert tinygif.load().path == shipped
@@ -271,10 +282,10 @@ def test_without_a_run_the_shipped_model_is_used_and_said_so(runs, tmp_path, mon
 def test_the_shipped_model_goes_by_its_name(runs, tmp_path, monkeypatch):
     shipped = tmp_path / "moving_mnist.safetensors"
     monkeypatch.setattr("tinygif.pipeline.SHIPPED", shipped)
-    with pytest.raises(CheckpointError, match="no checkpoint at .*moving_mnist.safetensors"):
-        find("moving_mnist")
+    with pytest.raises(TinygifError, match="no checkpoint at .*moving_mnist.safetensors"):
+        find_checkpoint("moving_mnist")
     shipped.write_bytes(b"")
-    assert find("moving_mnist") == shipped
+    assert find_checkpoint("moving_mnist") == shipped
 
 
 def test_the_shipped_model_is_small_and_whole():
@@ -287,8 +298,7 @@ def test_the_shipped_model_is_small_and_whole():
 
 
 def test_load_gives_the_pipeline_that_was_saved(two, tmp_path):
-    now = state()
-    checkpoint.save(tmp_path, now, CONFIG, DATA.words)
+    checkpoint.write(tmp_path / checkpoint.MODEL, model(), ABOUT)
     loaded = tinygif.load(tmp_path)
     assert loaded.path == tmp_path / checkpoint.MODEL and loaded.config == CONFIG
     np.testing.assert_array_equal(loaded(TWO, seed=3), two)

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import CONFIG, DATA, state
+from tiny import ABOUT, model
 
 import tinygif
 from tinygif import checkpoint
@@ -25,7 +26,7 @@ ONE, OTHER = "a 7 moving left", "an 8 standing still"
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample") / "runs" / "tiny"
     folder.mkdir(parents=True)
-    checkpoint.save(folder, state(), CONFIG, DATA.words)
+    checkpoint.write(folder / checkpoint.MODEL, model(), ABOUT)
     return folder
 
 
@@ -40,6 +41,7 @@ def call(*words: object) -> object:
     """The command in this process; its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
+        patch.setattr("tinygif.pipeline.keep_compiled", lambda: None)  # tests have their own
         try:
             runpy.run_path(str(SCRIPT), run_name="__main__")
         except SystemExit as stop:
@@ -73,11 +75,15 @@ def test_a_prompt_becomes_a_gif_named_after_it(run, here, capsys):
 def test_a_model_without_captions_takes_an_empty_prompt(here):
     folder = here / "mute"
     folder.mkdir()
-    rows = lambda s: (s.model.text.embedding, s.ema.text.embedding)  # noqa: E731
-    now = state()
-    checkpoint.save(folder, eqx.tree_at(rows, now, [x[:2] for x in rows(now)]), CONFIG, [])
+    mute = eqx.tree_at(lambda m: m.text.embedding, model(), replace_fn=lambda rows: rows[:2])
+    checkpoint.write(folder / checkpoint.MODEL, mute, ABOUT._replace(words=[]))
     assert call("--prompt", "", "--checkpoint", folder, "--seed", 3) == 0
     assert (here / "clip.gif").exists()
+
+
+def test_a_prompt_with_a_slash_becomes_a_file_here(run, here):
+    assert call("--prompt", "a /7 moving/left", "--checkpoint", run) == 0
+    assert [path.name for path in here.iterdir()] == ["a_7_moving_left.gif"]
 
 
 def test_the_newest_run_is_taken(run, monkeypatch):
@@ -168,6 +174,7 @@ def test_options_reach_the_model(run, here):
 # ---- mistakes --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_unknown_word_is_exit_code_2_with_words_near_it(run, here):
     """In a process of its own, as a user sees it."""
     done = subprocess.run(
@@ -185,28 +192,43 @@ def test_an_unknown_word_is_exit_code_2_with_words_near_it(run, here):
     (["--prompt", ONE, "--negative-prompt", "blurry"], "'blurry'"),
     (["--prompt", ONE, "--steps", 51], "between 1 and T=50"),
     (["--prompt", ONE, "--steps", 0], "between 1 and T=50"),
-    (["--prompt", ONE, "--solver", "dpmpp", "--eta", 0.5], "eta is for the ddim solver"),
+    (["--prompt", ONE, "--solver", "dpmpp", "--eta", 0.5], "the ddim solver for eta"),
     (["--prompt", ONE, "--frames", 5], "multiple of 2"),
     (["--prompt", ONE, "--size", 18], "multiple of 4"),
     (["--prompt", ONE, "--fps", 60], "fps <= 50"),
-    (["--prompt", ONE, "--fps", 0], "0 < fps"),
-    (["--prompt", ONE, "--count", 0], "at least one prompt"),
+    (["--prompt", ONE, "--fps", 0], "<= fps <= 50"),
+    (["--prompt", ONE, "--count", 0], "count of at least 1"),
     (["--prompt", ONE, "--scale", 0], "scale"),
     (["--prompt", ONE, "--out", "x.jpg"], ".gif, .png or .mp4"),
+    (["--prompt", ONE, "--out", "x.webm"], ".gif, .png or .mp4"),
     (["--prompt", ONE, "--out", "none/x.gif"], "none"),
     (["--prompt", ONE, "--solver", "euler"], "--solver"),
     (["--prompt", ONE, "--colour", "blue"], "--colour"),
+    (["--prompt", ONE, "--seed", -1], "seed from 0 to"),
+    (["--prompt", ONE, "--fps", 60, "--out", "x.gif"], "fps <= 50"),
+    (["--prompt", ONE, "--out", "no/such/folder/x.gif"], "no/such/folder"),
+    (["--prompt"], "at least one sentence after --prompt"),
     ([], "--prompt"),
 ])  # fmt: skip
 def test_mistakes_are_exit_code_2_and_a_sentence(run, here, capsys, monkeypatch, words, says):
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("tinygif.sampler.sample_step", None)  # all is said before sampling
     assert says in fails(capsys, "--checkpoint", run, *words)
     assert list(here.iterdir()) == []
 
 
+def test_a_wrong_shape_in_a_model_keeps_its_traceback(run, monkeypatch):
+    """One line would not help those who edit the network."""
+    product = lambda *_: jnp.einsum("ij,jk->ik", np.ones((2, 3)), np.ones((4, 5)))  # noqa: E731
+    monkeypatch.setattr("tinygif.pipeline.run_text_encoder", product)
+    with pytest.raises(ValueError, match="Size of label") as error:
+        call("--prompt", ONE, "--checkpoint", run)
+    assert not isinstance(error.value, tinygif.TinygifError)
+
+
 def test_without_a_checkpoint_nothing_is_made_up(here, capsys, monkeypatch):
     monkeypatch.setattr("tinygif.pipeline.SHIPPED", here / "none")
-    assert "train a model" in fails(capsys, "--prompt", ONE)
+    assert "Train a model" in fails(capsys, "--prompt", ONE)
     assert "no checkpoint at" in fails(capsys, "--prompt", ONE, "--checkpoint", here / "none")
     (here / "x.safetensors").write_bytes(b"not ours")
     says = fails(capsys, "--prompt", ONE, "--checkpoint", here / "x.safetensors")
@@ -222,6 +244,7 @@ def test_help_names_every_option(capsys, monkeypatch):
     assert [name for name in names if f"--{name}" not in text] == []
 
 
+@pytest.mark.slow
 def test_a_second_start_finds_its_programs_compiled(run, here):
     environment = {**os.environ, "TINYGIF_CACHE": str(here / "cache")}
     words = [sys.executable, str(SCRIPT), "--checkpoint", str(run), "--prompt", ONE]

@@ -1,13 +1,12 @@
-"""clips/sources.py: captions are found wherever a folder keeps them; no link stops a download.
+"""clips/sources.py: captions are found wherever a folder keeps them, and nothing is read beyond it.
 
 Lesson 14.
 """
 
-import http.server
 import json
-import threading
-from collections import Counter
-from functools import partial
+import os
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tinygif import files, gif
+from tinygif import gif
 from tinygif.clips import sources
-from tinygif.clips.sources import Item, collect, download_gifs, file_name, play
+from tinygif.clips.sources import collect, play
 from tinygif.errors import TinygifError
 from tinygif.gif import GifError, encode_gif
 
@@ -55,13 +54,37 @@ def test_a_text_file_beside_a_clip_has_a_caption_a_line(tmp_path):
     ("captions.tsv", "file\tcaption\na.gif\tone, \"two\"\na.gif\tagain\nsub/b.gif\tthree\n"),
     ("captions.csv", 'a.gif,"one, ""two"""\nsub/b.gif,three\r\na.gif,again\n'),
     ("captions.csv", 'file_name,text\na.gif,one, "two"\na.gif,again\nsub/b.gif,three'),
+    ("captions.csv", 'licence,File,Text,width\nCC-BY 4.0,a.gif,"one, ""two""",480\n\n'
+                     'CC0,a.gif,"a\n  gain",480\nCC0,sub/b.gif,three\nCC0,c.gif\n'),
+    ("metadata.csv", 'file_name,caption,width\r\na.gif,"one, ""two""",480\r\n'
+                     'a.gif,"a\r\ngain",480\r\nsub/b.gif,three,\r\n'),
+    ("captions.tsv", 'text\tpath\tlabel\none, "two"\ta.gif\tcat\n a  gain\ta.gif\n'
+                     'three\tsub/b.gif\tdog\n'),
     ("metadata.jsonl", '{"file_name": "a.gif", "text": ["one, \\"two\\"", "again"]}\n\n'
                        '{"file_name": "sub/b.gif", "text": "three", "more": 1}\n'),
 ])  # fmt: skip
 def test_tables_tell_captions(tmp_path, name, text):
     put(tmp_path, "a.gif", "sub/b.gif")
     (tmp_path / name).write_text(text)
-    assert captions(tmp_path) == {"a.gif": ('one, "two"', "again"), "sub/b.gif": ("three",)}
+    again = "again" if "again" in text else "a gain"  # lines in quotes are words apart
+    found = captions(tmp_path)
+    assert found.pop("c.gif", ()) == ()
+    assert found == {"a.gif": ('one, "two"', again), "sub/b.gif": ("three",)}
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("name,licence\na.gif,CC0\n", ()),  # no column of captions
+    ("a.gif,name\n", ("name",)),  # a clip is no name of a column
+    ("a.gif,a cat, CC0, 480\n", ("a cat, CC0, 480",)),
+    ('a.gif,"a cat\njumps over\nthe dog"\n', ("a cat jumps over the dog",)),
+    ("caption,text,file\none,two,a.gif\n", ("one", "two")),
+    ("file_name,caption,width\na.gif,one,2,more\n", ("one",)),
+    ("\n\n", ()), ("", ()),
+])  # fmt: skip
+def test_only_captions_become_captions(tmp_path, text, found):
+    put(tmp_path, "a.gif")
+    (tmp_path / "captions.csv").write_text(text)
+    assert captions(tmp_path) == {"a.gif": found}
 
 
 def test_a_table_in_a_folder_below_counts_from_there_and_all_add_up(tmp_path):
@@ -78,6 +101,42 @@ def test_what_a_table_names_but_is_not_there_is_listed(tmp_path):
     assert [item.name for item in collect(tmp_path)] == ["a.gif", "gone.gif"]
 
 
+BEYOND, ABSENT, OTHER = "outside of the folder", "not found", "not a clip by its name"
+
+
+@pytest.mark.parametrize(("name", "why"), [
+    ("../private/x.gif", BEYOND), ("sub/../../private/x.gif", BEYOND), ("{private}", BEYOND),
+    ("/dev/zero", BEYOND), ("..", BEYOND), ("fifo.gif", ABSENT), ("x" * 5000 + ".gif", ABSENT),
+    ("http://a.test/x.gif", ABSENT), ("x\0.gif", ABSENT), ("sub", OTHER), ("notes.txt", OTHER),
+    ("", OTHER),
+])  # fmt: skip
+@pytest.mark.parametrize("table", ["metadata.jsonl", "captions.csv"])
+def test_a_table_names_only_clips_of_its_folder(tmp_path, table, name, why):
+    """Nothing else is opened: not a file beyond the folder, no device, no pipe."""
+    folder = tmp_path / "gifs"
+    put(folder, "a.gif", "sub/b.gif")
+    put(tmp_path, "private/x.gif")
+    (folder / "notes.txt").write_text("secret")
+    os.mkfifo(folder / "fifo.gif")
+    name = name.format(private=tmp_path / "private" / "x.gif")
+    row = {"file_name": name, "text": "stolen"}
+    (folder / table).write_text(
+        json.dumps(row) if table.endswith("jsonl") else f"file_name,text\n{name},stolen\n"
+    )
+    items = {item.name: item for item in collect(folder)}
+    for own in ("a.gif", "sub/b.gif"):
+        assert items.pop(own) == (own, folder / own, (), "")
+    (item,) = items.values()
+    assert item[1:] == (None, ("stolen",), why) and not item.is_link
+
+
+def test_a_table_below_may_name_what_is_above_it_in_the_folder(tmp_path):
+    put(tmp_path, "a.gif")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "metadata.csv").write_text("file_name,text\n../a.gif,up here")
+    assert captions(tmp_path) == {"a.gif": ("up here",)}
+
+
 @given(st.lists(st.text(max_size=8), max_size=4))
 def test_any_caption_that_json_can_hold_comes_back_in_one_line(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("any")
@@ -92,6 +151,7 @@ def test_any_caption_that_json_can_hold_comes_back_in_one_line(tmp_path_factory,
     ("metadata.jsonl", b'\n["a.gif", "b"]', "metadata.jsonl, line 2"),
     ("metadata.jsonl", b'{"text": "b"}', "line 1, got"),
     ("metadata.jsonl", b'{"file_name": "a.gif", "text": 3}', "line 1, got"),
+    ("metadata.jsonl", b"[" * 100_000, "line 1, got"),
     ("captions.tsv", b"a.gif\tcaf\xe9", "in UTF-8"),
     ("captions.csv", b'a.gif,"' + b"x" * 200_000 + b'"', "expected a table of file and caption"),
     ("a.txt", b"\xff\xfe", "in UTF-8, got"),
@@ -127,6 +187,44 @@ def test_other_pictures_play_with_their_delays_on_white(tmp_path, name):
     assert (red == [255, 0, 0]).all() and (white == 255).all() and red.shape == (4, 6, 3)
 
 
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.apng", "a.mp4"])
+def test_frames_that_are_not_wanted_are_not_drawn(tmp_path, monkeypatch, name):
+    levels = np.repeat(np.arange(0, 200, 50, dtype=np.uint8), 48).reshape(4, 4, 4, 3)
+    frames = [Image.fromarray(level) for level in levels]
+    kind = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG", ".mp4": "GIF"}[(tmp_path / name).suffix]
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    frames[0].save(tmp_path / name, kind, save_all=True, append_images=frames[1:], duration=80,
+                   **lossless)  # fmt: skip
+    about = {"size": (4, 4), "fps": 12.5, "duration": 0.32}
+    video = lambda _: iter([about, *(level.tobytes() for level in levels)])  # noqa: E731
+    closing = lambda _: (part for part in video(_))  # noqa: E731
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", SimpleNamespace(read_frames=closing))
+    drawn, delays = zip(*play(tmp_path / name, wanted={1, 3}))
+    assert delays == (80,) * 4 and drawn[0] is None and drawn[2] is None
+    for number in (1, 3):
+        np.testing.assert_array_equal(drawn[number], levels[number])
+    assert [(frame, 80) for frame in [None] * 4] == list(play(tmp_path / name, wanted=()))
+
+
+@pytest.mark.parametrize("blend", [0, 1])
+@pytest.mark.parametrize("mode", ["RGBA", "RGB", "L", "P"])
+def test_the_default_image_of_an_apng_is_no_frame(tmp_path, mode, blend):
+    """It is shown by programs that cannot play the others, and nothing of it shines through."""
+    red, clear, blue = [Image.new("RGBA", (6, 4), rgba) for rgba in
+                        [(255, 0, 0, 255), (0, 0, 0, 0), (0, 0, 255, 255)]]  # fmt: skip
+    clear.putpixel((0, 0), (0, 0, 255, 255))
+    first, *rest = [image.convert(mode) for image in (red, clear, blue)]
+    first.save(tmp_path / "a.apng", "PNG", save_all=True, append_images=rest,
+               default_image=True, duration=[80, 250], blend=blend)  # fmt: skip
+    (one, delay), (two, last) = play(tmp_path / "a.apng")
+    assert (delay, last) == (80, 250)
+    for drawn, image in ((one, rest[0]), (two, rest[1])):
+        white = Image.new("RGBA", (6, 4), "white")
+        white.alpha_composite(image.convert("RGBA"))
+        np.testing.assert_array_equal(drawn, np.asarray(white)[..., :3])
+    assert [frame for frame, _ in play(tmp_path / "a.apng", wanted=())] == [None, None]
+
+
 @pytest.mark.parametrize("name", ["a.gif", "a.webp"])
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch, name):
     frames = [Image.new("RGB", (6, 4), color) for color in ("red", "blue")]
@@ -140,7 +238,6 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypat
         next(play(tmp_path / name))
     monkeypatch.setattr(sources, "MAX_FRAMES", 2)
     assert len(list(play(tmp_path / name))) == 2
-    monkeypatch.setattr(sources, "MAX_BYTES", 3)
     monkeypatch.setattr(gif, "MAX_BYTES", 3)
     with pytest.raises(GifError, match="^too large: .* bytes"):
         next(play(tmp_path / name))
@@ -170,8 +267,10 @@ def msrvtt(path, validate="validate"):
 @pytest.mark.parametrize("spelt", ["validate", "val"])
 def test_msrvtt_has_twenty_captions_a_video_and_a_split_of_two_spellings(tmp_path, spelt):
     msrvtt(tmp_path / "info.json", spelt)
+    put(tmp_path, *(f"mp4/{name}.mp4" for name in ("video7", "video9")), "video9.mp4")
     items = collect(tmp_path / "info.json", tmp_path / "mp4")
     assert [item.name for item in items] == ["video10", "video7", "video9"]
+    assert [item.why for item in items] == ["not found", "", ""] and items[0].path is None
     assert items[1].path == tmp_path / "mp4" / "video7.mp4"
     assert items[1].captions == tuple(f"a video7 number {k}" for k in range(20))
     for asked in ("val", "validate"):
@@ -181,180 +280,21 @@ def test_msrvtt_has_twenty_captions_a_video_and_a_split_of_two_spellings(tmp_pat
         collect(tmp_path / "info.json", split="all")
 
 
+@pytest.mark.parametrize("name", ["../private", "{private}", "a/../../private", "pipe", "x\0", 7])
+def test_a_video_is_one_of_its_folder(tmp_path, name):
+    put(tmp_path, "private.mp4")
+    (tmp_path / "mp4").mkdir()
+    os.mkfifo(tmp_path / "mp4" / "pipe.mp4")
+    name = name.format(private=tmp_path / "private") if isinstance(name, str) else name
+    videos = {"videos": [{"video_id": name}], "sentences": []}
+    (tmp_path / "info.json").write_text(json.dumps(videos))
+    (item,) = collect(tmp_path / "info.json", tmp_path / "mp4")
+    assert item.path is None and item.why in ("outside of the folder", "not found")
+    assert (item.why == "outside of the folder") == ("private" in str(name) and "a/" != name[:2])
+
+
 def test_other_json_is_refused(tmp_path):
-    for text in ("{}", "[]", "{", '{"videos": [{}], "sentences": []}'):
+    for text in ("{}", "[]", "{", '{"videos": [{}], "sentences": []}', "[" * 100_000):
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(TinygifError, match="expected MSR-VTT's JSON with videos and sentences"):
             collect(tmp_path / "a.json")
-
-
-# ---- TGIF ------------------------------------------------------------------------------------
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    """Answers as the path says; every request is counted."""
-
-    seen = Counter()
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        name = self.path.strip("/").split("_")[0]
-        self.seen[self.path] += 1
-        body = {"html": b"<html>gone</html>", "huge": GIF + bytes(5000)}.get(name, GIF)
-        if name == "slow":
-            return threading.Event().wait(1)
-        if name == "drip":  # a byte now and then, for ever
-            self.send_response(200)
-            self.end_headers()
-            while not threading.Event().wait(0.05):
-                self.wfile.write(b"GIF8")
-        if name == "hangup":
-            return self.connection.close()
-        if name == "busy" and self.seen[self.path] < 3:
-            return self.send_error(503)
-        if name in ("404", "410", "500"):
-            return self.send_error(int(name))
-        if name in ("moved", "loop"):
-            self.send_response(301)
-            self.send_header("Location", "/loop_1.gif" if name == "loop" else "/ok_target.gif")
-            return self.end_headers()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body) + 100 * (name == "cut")))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-@pytest.fixture
-def server(monkeypatch):
-    class Quiet(http.server.ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_):
-            pass
-
-    Server.seen.clear()
-    monkeypatch.setattr(sources, "TIMEOUT", 0.3)
-    monkeypatch.setattr(sources, "LONGEST", 0.5)
-    monkeypatch.setattr(sources, "RATE", 1000.0)
-    monkeypatch.setattr(sources, "MAX_BYTES", 4000)
-    with Quiet(("127.0.0.1", 0), Server) as running:
-        serve = partial(running.serve_forever, poll_interval=0.01)
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}/"
-        running.shutdown()
-
-
-TEMPORARY = {
-    "slow": "no answer: timed out", "drip": "no answer: too slow",
-    "hangup": "no answer: Remote end closed connection without response",
-    "cut": f"no answer: cut short after {len(GIF)} of {len(GIF) + 100} bytes",
-    "500": "dead link: 500",
-}  # fmt: skip
-FINAL = {
-    "404": "dead link: 404", "410": "dead link: 410", "loop": "dead link: 301",
-    "html": "dead link: what came is no GIF", "huge": "too large: more than 4000 bytes",
-}  # fmt: skip
-FINE = ("ok", "moved", "busy")
-
-
-def test_every_link_is_a_gif_or_a_reason(server, tmp_path):
-    urls = {name: f"{server}{name}_1.gif" for name in (*TEMPORARY, *FINE, *FINAL)}
-    failures = download_gifs(list(urls.values()), tmp_path)
-    assert failures == {urls[name]: why for name, why in (TEMPORARY | FINAL).items()}
-    for name in FINE:
-        assert (tmp_path / file_name(urls[name])).read_bytes() == GIF
-    assert {path.suffix for path in tmp_path.iterdir()} == {".gif", ".jsonl"}
-    tries = {name: Server.seen[f"/{name}_1.gif"] for name in urls}
-    assert [tries[name] for name in ("slow", "cut", "busy", "500")] == [3] * 4
-    assert [tries[name] for name in ("ok", "404", "html", "huge")] == [1] * 4
-
-    with open(tmp_path / "manifest.jsonl", "a") as manifest:  # as a kill may leave it
-        manifest.write('{"url": "http://x')
-    Server.seen.clear()
-    again = download_gifs(list(urls.values()), tmp_path)
-    assert again == failures  # what came, and what is dead, is not asked for again
-    assert set(Server.seen) == {f"/{name}_1.gif" for name in TEMPORARY}
-
-
-def test_without_a_network_it_does_not_try_every_link(server, tmp_path):
-    urls = [f"{server}500_{i}.gif" for i in range(200)]
-    with pytest.raises(TinygifError, match="50 links one after another .*dead link: 500. Is there"):
-        download_gifs([f"{server}ok_1.gif", *urls], tmp_path)
-    assert len(Server.seen) < 100 and len(list(tmp_path.glob("*.gif"))) == 1
-
-
-def test_a_stopped_download_goes_on(server, tmp_path, monkeypatch):
-    urls = [f"{server}ok_{i}.gif" for i in range(12)]
-    sync, left = files.os.fsync, iter(range(5))
-
-    def full(file):
-        if next(left, None) is None:
-            raise OSError(28, "No space left on device")
-        sync(file)
-
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(TinygifError, match="could not write .*No space left"):
-        download_gifs(urls, tmp_path)
-    before = {path.name for path in tmp_path.glob("*.gif")}
-    assert 0 < len(before) <= 5 and not list(tmp_path.glob(".*"))
-    monkeypatch.setattr(files.os, "fsync", sync)
-    Server.seen.clear()
-    assert download_gifs(urls, tmp_path) == {}
-    assert len(Server.seen) == 12 - len(before)
-
-
-def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(TinygifError, match="cannot write to the cache .*set TINYGIF_CACHE"):
-        download_gifs(["http://127.0.0.1:9/a.gif"], tmp_path / "file" / "tgif")
-
-
-def test_tgif_lines_become_clips(server, tmp_path):
-    lines = [f"{server}ok_1_500.gif\tA man's hat, falls.", f"{server}404_r1_400.gif\tgone.",
-             f"{server}ok_1_500.gif\ta hat", f"{server}ok_2_1280.gif\tTwo, men,"]  # fmt: skip
-    table = tmp_path / "tgif-v1.0.tsv"
-    table.write_text("\n".join(lines) + "\n")
-    first, dead, second = collect(table)
-    assert first.captions == ("A man's hat, falls.", "a hat") and second.captions == ("Two, men,",)
-    assert dead == Item(f"{server}404_r1_400.gif", None, ("gone.",), "dead link: 404")
-    assert first.path.read_bytes() == second.path.read_bytes() == GIF
-    assert collect(table, limit=1) == [first]
-    (tmp_path / "test.txt").write_text(f"{server}ok_2_1280.gif\n")
-    assert collect(table, split=str(tmp_path / "test.txt")) == [second]
-
-
-@pytest.mark.parametrize("text", ["", "file:///etc/passwd\tsecret", "a.gif\tno link"])
-def test_only_links_of_the_web_are_followed(tmp_path, text):
-    (tmp_path / "a.tsv").write_text(text)
-    with pytest.raises(TinygifError, match="expected lines of link TAB sentence"):
-        collect(tmp_path / "a.tsv")
-
-
-def test_requests_are_spread_in_time(monkeypatch):
-    """A clock that only moves by sleeping: 9 requests at 4 a second take 9 quarters of one."""
-    now = [100.0]
-    monkeypatch.setattr(sources, "RATE", 4.0)
-    monkeypatch.setattr(sources.time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
-    times = [sources.wait_for_turn() or now[0] for _ in range(9)]
-    assert np.allclose(np.diff(times), 0.25) and times[-1] - 100 == pytest.approx(2.25)
-
-
-def test_only_one_thread_waits_at_a_time(monkeypatch):
-    """Else 8 threads would send 8 times as many requests."""
-    waiting, most = [], []
-
-    def sleep(seconds):
-        waiting.append(seconds)
-        most.append(len(waiting))
-        threading.Event().wait(0.005)
-        waiting.pop()
-
-    monkeypatch.setattr(sources.time, "sleep", sleep)
-    threads = [threading.Thread(target=sources.wait_for_turn) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1] * 8

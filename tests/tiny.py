@@ -6,6 +6,7 @@ than the tests. None of them is zero, so that every gradient and every prompt sh
 
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
@@ -34,8 +35,8 @@ CONFIG = Config(
     data=DataConfig(size=16, frames=4, mnist_dir="bundled"),
     text=TextConfig(text_width=16, text_depth=1),
     model=UNetConfig(
-        width=16, multipliers=(1, 2), levels=("time", ""), patch=2, time_patch=2, heads=2,
-        head_dim=8,
+        width=16, multipliers=(1, 2), levels=("time", ""), middle=("space+text+time",), patch=2,
+        time_patch=2, heads=2, head_dim=8,
     ),
     diffusion=DiffusionConfig(diffusion_steps=50, drop_text=0.5),
     train=TrainConfig(
@@ -45,6 +46,7 @@ CONFIG = Config(
     sample=SampleConfig(solver="ddim", sample_steps=2),
 )  # fmt: skip
 DATA = MovingMNIST(CONFIG.data)
+CONFIG = replace(CONFIG, data=DATA.config)  # with the hash of its digits
 TOKENIZER = Tokenizer(DATA.words, CONFIG.text.max_tokens)
 ABOUT = About(CONFIG, DATA.words, 0)
 PROMPTS = ("a 7 moving left", "an 8 standing still")

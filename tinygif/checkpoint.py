@@ -152,10 +152,33 @@ def export(run: Path, path: Path) -> None:
     write(path, half, about)
 
 
+def step_of(path: Path) -> int | None:
+    """The step that a checkpoint was written at; None where there is none."""
+    return read_about(path).step if path.exists() else None
+
+
+# ---- folders of runs -------------------------------------------------------------------------
+
+
 def newest(name: str, folder: Path = Path("runs")) -> Path | None:
     """The file of this name that was written last among all runs below `folder`, if any."""
     files = sorted(folder.glob(f"*/{name}"), key=lambda file: file.stat().st_mtime)
     return files[-1] if files else None
+
+
+def run_folder(out: Path | None, resume: bool) -> Path | None:
+    """The folder of a run: `out`, or to resume the newest; None for one that is yet to be made.
+
+    Raises TinygifError where there is nothing to resume, or a run that would be overwritten.
+    """
+    state = newest(STATE) if resume and out is None else None
+    folder = state.parent if state else out
+    has_run = folder is not None and (folder / STATE).exists()
+    if resume and not has_run:
+        raise TinygifError(f"nothing to resume: there is no {folder or 'runs/*'}/{STATE}")
+    if has_run and not resume:
+        raise TinygifError(f"{folder} already holds a run: add --resume, or choose another --out")
+    return folder
 
 
 def new_folder(name: str, parent: Path = Path("runs")) -> Path:

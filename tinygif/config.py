@@ -51,6 +51,8 @@ class DataConfig:
     mnist_dir: str | None = None
     """A folder with the four MNIST files, or "bundled" for the digits that come with tinygif. By
     default the cached files, else a download, else the bundled digits."""
+    digits_hash: str | None = None
+    """SHA-256 of the digits that were trained on; train.py fills it in."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,10 @@ class TrainConfig:
     """Steps between grids of sample GIFs."""
     save_every: int = 500
     """Steps between checkpoints."""
+
+    def progress(self, step: int, seconds: float) -> float:
+        """How far a run is: 0 at its start, 1 at its end; by steps, or else by the clock."""
+        return step / self.steps if self.steps else seconds / (60 * self.minutes)
 
 
 @dataclass(frozen=True)
@@ -241,7 +247,8 @@ class Keys(NamedTuple):
 
 
 def named_keys(seed: int) -> Keys:
-    """The four keys of a seed."""
+    """The four keys of a seed, which has 32 bits."""
+    check_range("seed", seed, 0, 2**32 - 1)
     return Keys(*jax.random.split(jax.random.key(seed), 4))
 
 

@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -108,8 +108,8 @@ def read_batch(
 # ---- reading ahead ---------------------------------------------------------------------------
 
 
-def prefetch(make: Callable[[int], object], steps: Iterator[int], ahead: int = 2) -> Iterator:
-    """`make(step)` for every step, made up to `ahead` steps early in a thread.
+def prefetch(make: Callable[[Any], object], items: Iterator, ahead: int = 2) -> Iterator:
+    """`make(item)` for every item, made in a thread up to `ahead` items early.
 
     An error in the thread is raised here, in its place.
     """
@@ -127,8 +127,8 @@ def prefetch(make: Callable[[int], object], steps: Iterator[int], ahead: int = 2
 
     def work() -> None:
         try:
-            for step in steps:
-                if not put((make(step), None)):
+            for item in items:
+                if not put((make(item), None)):
                     return
             put((None, StopIteration()))
         except BaseException as error:

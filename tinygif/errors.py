@@ -4,8 +4,6 @@ import os
 import sys
 from collections.abc import Callable
 
-import jax
-
 
 class TinygifError(ValueError):
     """A mistake that a person can mend: the message says what was expected, what came, what to do.
@@ -39,6 +37,8 @@ def use_fast_cpu_kernels() -> None:
     With YNNPACK, JAX's default, a training step takes a fifth longer. What XLA_FLAGS already says
     of it stays.
     """
+    import jax
+
     flag, flags = "--xla_cpu_experimental_ynn_fusion_type", os.environ.get("XLA_FLAGS", "")
     # later versions of JAX may not know the flag, and would abort
     if flag not in flags and jax.__version_info__ < (0, 13):

@@ -6,16 +6,23 @@ Lesson 15.
 import contextlib
 import glob
 import hashlib
+import ipaddress
 import os
+import re
 import shutil
 import socket
 import tempfile
+import threading
 import time
-import urllib.request
-from collections.abc import Iterator
-from http.client import HTTPException
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO
+from urllib import request as web
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
 
 from tinygif.errors import TinygifError
 
@@ -36,7 +43,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     that it also holds when the machine stops. Raises TinygifError where it cannot be written.
     """
     remove_orphans(path)
-    part = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.part")
+    writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
+    part = path.with_name(f".{path.name}.{writer}.part")
     try:
         with open(part, "wb") as file:
             yield file
@@ -64,10 +72,10 @@ def remove_orphans(path: Path) -> None:
     """Delete what processes on this machine left half written when they were killed."""
     here = f".{path.name}.{socket.gethostname()}-"
     for part in path.parent.glob(f"{glob.escape(here)}*.part"):
-        pid = part.name.removeprefix(here).removesuffix(".part")
-        if pid.isdigit() and os.name == "posix":
+        writer = re.fullmatch(r"(\d+)-\d+", part.name.removeprefix(here).removesuffix(".part"))
+        if writer and os.name == "posix":
             try:
-                os.kill(int(pid), 0)  # signal 0 only asks whether there is such a process
+                os.kill(int(writer[1]), 0)  # signal 0 only asks whether there is such a process
             except ProcessLookupError:
                 part.unlink(missing_ok=True)
             except PermissionError:
@@ -110,16 +118,23 @@ def lock(path: Path, waiting: str | None = None) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         held.acquire(timeout=0)
     except Timeout as error:
         if waiting is None:
             raise TinygifError(f"another process works in {path.parent}: wait until it ends, or "
                                "choose another --out") from error  # fmt: skip
         print(waiting, flush=True)
-        held.acquire()
+        while not held.is_locked:
+            path.parent.mkdir(parents=True, exist_ok=True)  # the other one may have deleted it
+            with contextlib.suppress(Timeout, FileNotFoundError):
+                held.acquire(timeout=1)
+    except OSError as error:
+        raise TinygifError(
+            f"cannot write to {path.parent} ({error.strerror}): choose another --out"
+        ) from error
     try:
         yield
     finally:
@@ -133,38 +148,6 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fetch(
-    url: str, *, title: str | None = None, most: int | None = None, timeout: float = 10.0,
-    longest: float | None = None,
-) -> bytes:  # fmt: skip
-    """The bytes that a link answers with; under a progress bar if it has a title.
-
-    most: stop after more than so many bytes. timeout: seconds without a byte; longest: seconds in
-    all. Raises OSError if there is no answer, or one that is cut short or too slow; HTTPError,
-    which is one, where a server refuses.
-    """
-    from tqdm import tqdm
-
-    began, parts, size = time.monotonic(), [], 0
-    try:
-        request = urllib.request.Request(url, headers={"User-Agent": "tinygif"})
-        with urllib.request.urlopen(request, timeout=timeout) as reply:
-            length = reply.headers.get("Content-Length")
-            total = int(length) if length and length.isdigit() else None
-            with tqdm(total=total, unit="B", unit_scale=True, desc=title, disable=not title) as bar:
-                while (most is None or size <= most) and (part := reply.read1(1 << 16)):
-                    parts.append(part)
-                    size += len(part)
-                    bar.update(len(part))
-                    if longest is not None and time.monotonic() - began > longest:
-                        raise TimeoutError("too slow")
-    except (HTTPException, ValueError) as error:
-        raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
-    if total is not None and size < total and (most is None or size <= most):
-        raise ConnectionError(f"cut short after {size} of {total} bytes")
-    return b"".join(parts)
 
 
 def download(links: list[str], path: Path, digest: str) -> None:
@@ -184,3 +167,127 @@ def download(links: list[str], path: Path, digest: str) -> None:
                 return write_whole(path, data)
             reason = f"it arrived damaged, its SHA-256 is not {digest}"
     raise OSError(f"no link gave {path.name}: {reason}")
+
+
+Resolver = Callable[[str], list[str]]
+"""From the name of a host to the addresses that may be connected to; raises OSError for none."""
+
+
+def fetch(
+    url: str, *, title: str | None = None, most: int = 2**28, timeout: float = 10.0,
+    longest: float = 600.0, resolve: Resolver | None = None,
+) -> bytes:  # fmt: skip
+    """The bytes that an http or https link answers with; under a progress bar if it has a title.
+
+    most: stop after more than so many bytes. timeout: seconds without a byte; longest: seconds in
+    all. resolve: links that come out of data files need `public_addresses`, so that they do not
+    lead, themselves or by a redirect, into this machine or its network. Raises OSError if there is
+    no answer, or one that is cut short or too slow; HTTPError, which is one, where a server
+    refuses.
+    """
+    from tqdm import tqdm
+
+    connections = _Connections(resolve)
+    watch = threading.Timer(longest, connections.close)
+    watch.daemon = True
+    watch.start()
+    began, parts, size = time.monotonic(), [], 0
+    try:
+        with connections.open(url, timeout) as reply:
+            length = reply.headers.get("Content-Length")
+            total = int(length) if length and length.isdigit() else None
+            body = SimpleNamespace(read=reply.read1)  # what has come: read waits for all of a part
+            with tqdm.wrapattr(body, "read", total, desc=title, disable=not title) as body:
+                while size <= most and (part := body.read(1 << 16)):
+                    parts.append(part)
+                    size += len(part)
+                    if time.monotonic() - began > longest:
+                        raise TimeoutError
+    except (OSError, HTTPException, ValueError) as error:
+        if not isinstance(error, HTTPError) and time.monotonic() - began > longest:
+            raise TimeoutError("too slow") from error
+        if isinstance(error, OSError):
+            raise
+        raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
+    finally:
+        watch.cancel()
+    if total is not None and size < total and size <= most:
+        raise ConnectionError(f"cut short after {size} of {total} bytes")
+    return b"".join(parts)
+
+
+class _Connections(web.HTTPSHandler, web.HTTPHandler):
+    """Opens links, and follows their redirects; no file: and no ftp:, and only where it may."""
+
+    def __init__(self, resolve: Resolver | None):
+        super().__init__()
+        self.resolve, self.opened = resolve, []
+
+    def open(self, url: str, timeout: float) -> HTTPResponse:
+        director = web.OpenerDirector()
+        for handler in (
+            self, web.ProxyHandler(), web.UnknownHandler(), web.HTTPRedirectHandler(),
+            web.HTTPDefaultErrorHandler(), web.HTTPErrorProcessor(),
+        ):  # fmt: skip
+            director.add_handler(handler)
+        return director.open(web.Request(url, headers={"User-Agent": "tinygif"}), timeout=timeout)
+
+    def do_open(
+        self, make: Callable[..., HTTPConnection], request: web.Request, **options
+    ) -> HTTPResponse:
+        """Called by urllib for each link, so for each redirect."""
+        connect = None if self.resolve is None else partial(_connect, self.resolve)
+        if connect and (request.has_proxy() or request._tunnel_host):
+            # The person's proxy connects, and it may know names that are unknown here.
+            connect = None
+            with contextlib.suppress(socket.gaierror):
+                self.resolve(unquote(urlsplit(request.full_url).hostname or ""))
+
+        def remember(*args, **kwargs) -> HTTPConnection:
+            connection = make(*args, **kwargs)
+            if connect:
+                connection._create_connection = connect
+            self.opened.append(connection)
+            return connection
+
+        return super().do_open(remember, request, **options)
+
+    def close(self) -> None:
+        """End the wait for headers that come too slowly."""
+        for connection in self.opened:
+            with contextlib.suppress(OSError, AttributeError):  # it is None where nothing waits
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _connect(
+    resolve: Resolver, address: tuple[str, int], timeout: float, source: tuple | None = None
+) -> socket.socket:
+    """As `socket.create_connection`, to the addresses that `resolve` gives."""
+    host, port = address
+    failure = OSError(f"{host} has no address")
+    for ip in resolve(host):
+        try:
+            return socket.create_connection((ip, port), timeout, source)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def public_addresses(host: str, lookup: Callable = socket.getaddrinfo) -> list[str]:
+    """The public addresses of a host. Raises PermissionError if it has others only."""
+    found = dict.fromkeys(info[4][0] for info in lookup(host, None, type=socket.SOCK_STREAM))
+    public = [address for address in found if is_public(address)]
+    if not public:
+        raise PermissionError(f"{host} is {', '.join(found)}, no public address")
+    return public
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is one of the internet: not this machine, its network, or reserved."""
+    ip = ipaddress.ip_address(address)
+    if ip in ipaddress.ip_network("64:ff9b::/96"):  # an IPv4 address in a network of IPv6 only
+        ip = ipaddress.IPv4Address(int(ip) % 2**32)
+    inner = getattr(ip, "sixtofour", None) or getattr(ip, "ipv4_mapped", None)
+    if inner is not None:
+        return is_public(str(inner))
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved)

@@ -1,4 +1,4 @@
-"""Clips in files: GIF, PNG strip, MP4. Clips as a model sees them: the codec `Pixels`.
+"""Clips in files: GIF, PNG strip, MP4. Nothing here needs JAX.
 
 A clip is an array `uint8 (f, h, w, c)` and, for a GIF, one delay in milliseconds per frame.
 GIF89a specification: https://www.w3.org/Graphics/GIF/spec-gif89a.txt
@@ -14,15 +14,13 @@ tests hold a small file for each difference.
 import io
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from unicodedata import bidirectional
 
-import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
 from tinygif.errors import TinygifError
@@ -34,49 +32,19 @@ MAX_CANVAS = 2**24
 """Pixels up to which a frame is read."""
 RGB = tuple[int, int, int]
 WHITE = (255, 255, 255)
+NOT_DRAWN = "(a caption in a script that cannot be drawn here)"
 
 
 class GifError(TinygifError):
     """A file that is not a GIF, is broken, or is larger than the reader was told to accept."""
 
 
-class Pixels(eqx.Module):
-    """The codec of pixels: clips in 0..255 become numbers in [-1, 1], channels first, and back.
+def __getattr__(name: str) -> object:  # only until all who import `Pixels` find it in codec.py
+    if name != "Pixels":
+        raise AttributeError(name)
+    from tinygif.codec import Pixels
 
-    A codec turns clips into the model's x0 (`encode`) and back (`decode`). It knows the `shape` of
-    x0 and its `limit`: the sampler keeps guesses of x0 in [-limit, limit].
-    """
-
-    channels: int = eqx.field(static=True)
-    limit: ClassVar[float] = 1.0
-
-    def shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
-        """The shape (f, c, h, w) of a square clip as the model sees it."""
-        return frames, self.channels, size, size
-
-    def encode(self, clip: UInt8[Array | np.ndarray, "*b f h w c"]) -> Float[Array, "*b f c h w"]:
-        """Clips in 0..255 to float32 in [-1, 1], channels first."""
-        if clip.dtype != np.uint8 or clip.ndim < 4 or clip.shape[-1] != self.channels:
-            raise ValueError(
-                f"expected a clip uint8 (..., f, h, w, {self.channels}), got {clip.dtype} "
-                f"{clip.shape}: pass clips as read_gif and the data sets give them"
-            )
-        x0 = jnp.asarray(clip).astype(jnp.float32) / 127.5 - 1
-        return rearrange(x0, "... f h w c -> ... f c h w")
-
-    def decode(
-        self, x0: Float[Array | np.ndarray, "*b f c h w"]
-    ) -> UInt8[np.ndarray, "*b f h w c"]:
-        """The inverse of `encode`. Values outside [-1, 1] are clipped; NaN raises TinygifError."""
-        x0 = np.asarray(x0, np.float32)
-        if np.isnan(x0).any():
-            raise TinygifError(
-                "expected numbers around [-1, 1], got NaN: "
-                "lower the learning rate or the guidance, or use float32"
-            )
-        # Clip before the cast: in uint8, 256 would wrap to 0 and turn white pixels black.
-        clip = np.round((np.clip(x0, -1, 1) + 1) * 127.5).astype(np.uint8)
-        return rearrange(clip, "... f c h w -> ... f h w c")
+    return Pixels
 
 
 def encode_gif(clip: UInt8[np.ndarray, "f h w c"], delays: Sequence[int] | np.ndarray) -> bytes:
@@ -143,11 +111,13 @@ def read_gif(
 
 
 def play_gif(
-    path: Path, max_frames: int = 1000, max_pixels: int = 2**26, background: RGB = WHITE
-) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int]]:
+    path: Path, max_frames: int = 1000, max_pixels: int = 2**26, background: RGB = WHITE,
+    wanted: Container[int] | None = None,
+) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"] | None, int]]:  # fmt: skip
     """The frames of `read_gif` one by one, each with its delay: a few frames are in memory at once.
 
-    The GifError that it raises says in a few words what is wrong with the file.
+    With `wanted`, only frames of these numbers are drawn, for others comes None. The GifError that
+    it raises says in a few words what is wrong with the file.
     """
     check_bytes(path)
     with open(path, "rb") as file:
@@ -155,7 +125,7 @@ def play_gif(
             raise GifError(f"not a GIF: it starts with {start!r}")
         file.seek(0)
         try:
-            yield from play_image(_BoundedGif(file), max_frames, max_pixels, background)
+            yield from play_image(_BoundedGif(file), max_frames, max_pixels, background, wanted)
         except GifError:
             raise
         except Exception as error:  # Pillow raises OSError, SyntaxError, EOFError, ValueError, ...
@@ -177,24 +147,33 @@ class _BoundedGif(GifImagePlugin.GifImageFile):
 
 
 def play_image(
-    image: Image.Image, max_frames: int, max_pixels: int, background: RGB = WHITE
-) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int]]:
+    image: Image.Image, max_frames: int, max_pixels: int, background: RGB = WHITE,
+    wanted: Container[int] | None = None,
+) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"] | None, int]]:  # fmt: skip
     """The frames of an image that Pillow has opened, on `background`, each with its delay in ms.
 
     As in browsers, the canvas is enlarged for the first frame only, later frames are cut off at its
-    edges, and delays of 0 and 10 ms become 100. Raises GifError if the image exceeds the bounds,
-    and any exception of Pillow if it is broken.
+    edges, and delays of 0 and 10 ms become 100. An APNG's default image, for programs that cannot
+    play it, is no frame. With `wanted`, only frames of these numbers are drawn, for others comes
+    None. Raises GifError if the image exceeds the bounds, and any exception of Pillow if it is
+    broken.
     """
     width, height = image.size
-    frames = getattr(image, "n_frames", 1)
-    for number in range(frames):
+    frames, first = getattr(image, "n_frames", 1), int(getattr(image, "default_image", False))
+    if first:
+        check_bounds(frames, width, height, max_frames, max_pixels)
+        image.paste(0, (0, 0, width, height))  # Pillow would draw the first frame over it
+    for number in range(first, frames):
         image.seek(number)
         check_bounds(frames, *image.size, max_frames, max_pixels)  # Pillow may enlarge it
-        drawn = image.convert("RGBA")
-        frame = Image.new("RGB", image.size, background)
-        frame.paste(drawn, mask=drawn)
+        image.load()
         delay = round(image.info.get("duration", 0))
-        yield np.asarray(frame)[:height, :width], delay if delay > 10 else 100
+        frame = None
+        if wanted is None or number - first in wanted:
+            drawn, canvas = image.convert("RGBA"), Image.new("RGB", image.size, background)
+            canvas.paste(drawn, mask=drawn)
+            frame = np.asarray(canvas)[:height, :width]
+        yield frame, delay if delay > 10 else 100
 
 
 def check_bytes(path: Path) -> None:
@@ -220,17 +199,29 @@ def resample(
 
     With `span`: of the `span` ms in the middle of the clip, which is repeated if it is shorter.
     """
-    ends = np.cumsum(np.asarray(delays, np.int64))
-    if frames < 1 or len(ends) != len(clip) or len(clip) == 0 or np.diff(ends, prepend=0).min() < 1:
+    if len(delays) != len(clip):
         raise ValueError(
-            f"expected frames >= 1 and a positive delay for each of {len(clip)} "
-            f"frames, got {frames} and {list(delays)}: pass both as read_gif gives"
+            f"expected a positive delay for each of {len(clip)} frames, got {list(delays)}: pass "
+            "both as read_gif gives them"
+        )
+    return clip[shown_frames(delays, frames, span)]
+
+
+def shown_frames(
+    delays: Sequence[int] | np.ndarray, frames: int, span: int | None = None
+) -> Int[np.ndarray, "{frames}"]:
+    """The numbers of the frames that `resample` takes, of a clip with these delays."""
+    ends = np.cumsum(np.asarray(delays, np.int64))
+    if frames < 1 or len(ends) == 0 or np.diff(ends, prepend=0).min() < 1:
+        raise ValueError(
+            f"expected frames >= 1 and a positive delay for each frame, got {frames} and "
+            f"{list(delays)}: pass the delays as read_gif gives them"
         )
     span = int(ends[-1]) if span is None else span
     start = max(0, (ends[-1] - span) // 2)
     # Times are multiplied by `frames`, so that they stay integers: rounding would shift frames.
     times = (start * frames + np.arange(frames) * span) % (ends[-1] * frames)
-    return clip[np.searchsorted(ends * frames, times, side="right")]
+    return np.searchsorted(ends * frames, times, side="right")
 
 
 def enlarge(clip: UInt8[np.ndarray, "*f h w c"], scale: int) -> UInt8[np.ndarray, "*f h2 w2 c"]:
@@ -249,7 +240,8 @@ def grid(
 ) -> UInt8[np.ndarray, "f h2 w2 c"]:  # fmt: skip
     """Clips of one shape as one clip: row by row on white, enlarged, each above its caption.
 
-    Captions are broken into lines; a cell is at least as wide as the longest word.
+    Captions are broken into lines; a cell is at least as wide as the longest word. Latin, Cyrillic
+    and Greek are drawn; in place of a caption in another script stands a sentence that says so.
     """
     shapes = {clip.shape for clip in clips}
     if len(shapes) != 1 or (captions is not None and len(captions) != len(clips)):
@@ -345,7 +337,7 @@ def _palette_images(clip: np.ndarray) -> list[Image.Image]:
 
 def _labels(captions: Sequence[str], width: int) -> np.ndarray:
     """Captions in black on white (b, height, width or more), without gray, which fills palettes."""
-    font = ImageFont.load_default(11)
+    font, captions = _choose_font(captions)
     wrapper = textwrap.TextWrapper(max(1, width // 5), break_long_words=False)
     texts = ["\n".join(wrapper.wrap(caption)).replace(" ", "  ") for caption in captions]
     lines = [line for text in texts for line in text.split("\n")]
@@ -357,6 +349,31 @@ def _labels(captions: Sequence[str], width: int) -> np.ndarray:
         draw.fontmode = "1"
         draw.multiline_text((width // 2, 0), text, 0, font, "ma", 2, "center")
     return np.stack([np.asarray(image) for image in images])
+
+
+def _choose_font(captions: Sequence[str]) -> tuple[ImageFont.FreeTypeFont, list[str]]:
+    """A font for all captions; those in a script that it lacks are replaced by a sentence.
+
+    Pillow's own font has little more than ASCII, the DejaVu of matplotlib also accents, Cyrillic
+    and Greek.
+    """
+    font = ImageFont.load_default(11)
+    if all(_can_draw(font, caption) for caption in captions):
+        return font, list(captions)
+    import matplotlib
+
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 10)
+    return font, [text if _can_draw(font, text) else NOT_DRAWN for text in captions]
+
+
+def _can_draw(font: ImageFont.FreeTypeFont, text: str) -> bool:
+    """Whether the font has every letter, and none is written from right to left."""
+    missing = bytes(font.getmask("\uffff", "1"))
+    return not any(
+        bytes(font.getmask(letter, "1")) == missing or bidirectional(letter) in ("R", "AL")
+        for letter in set(text)
+        if not letter.isspace()
+    )
 
 
 def _encode_mp4(clip: np.ndarray, fps: int | float) -> bytes:

@@ -4,13 +4,18 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tinygif.files import whole_file, write_whole
+from tinygif.training import TrainState, check_finite
 
 FILE, CURVE = "log.jsonl", "loss.png"
+BAR = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
 class Log:
@@ -28,6 +33,7 @@ class Log:
         write_whole(path, "".join(line + "\n" for line in kept).encode())
         self._began = self._line_began = time.monotonic()
         self._clips, self._waited, self._steps = 0, 0.0, []
+        self._running, self._bar = None, None
 
     @property
     def seconds(self) -> float:
@@ -41,21 +47,27 @@ class Log:
         yield
         self._waited += time.monotonic() - began
 
-    def add(self, clips: int, tflop: float) -> None:
-        """Count a step that was begun."""
+    def begin_step(self, step: int, logs: dict[str, jax.Array], clips: int, tflop: float) -> None:
+        """Count a step that was begun, and finish the one before while this one runs."""
+        self.finish_step()
+        self._running = logs, step
         self._clips += clips
         self.tflop += tflop
 
-    def read(self, numbers: dict[str, float]) -> None:
-        """Take the loss, the gradient norm and the learning rate of a step that is over."""
-        self._steps.append(numbers)
+    def finish_step(self) -> None:
+        """Wait until the last step is over, and take its numbers. Raises TinygifError for NaN."""
+        if self._running:
+            self._steps.append(check_finite(*self._running))
+        self._running = None
 
-    def write_line(self, step: int, held_out_loss: float | None) -> dict:
-        """Append a line: means over the steps since the last one. Returns it, too."""
+    def write_line(self, step: int, progress: float, held_out_loss: jax.Array | None) -> None:
+        """Append a line with the means over the steps since the last one; move the progress bar."""
+        self.finish_step()
         elapsed = time.monotonic() - self._line_began
         mean = lambda name: float(np.mean([numbers[name] for numbers in self._steps]))  # noqa: E731
         line = {
-            "step": step, "loss": mean("loss"), "held_out_loss": held_out_loss,
+            "step": step, "loss": mean("loss"),
+            "held_out_loss": None if held_out_loss is None else float(held_out_loss),
             "gradient_norm": mean("gradient_norm"), "rate": self._steps[-1]["rate"],
             "clips_per_second": self._clips / elapsed, "waiting": self._waited / elapsed,
             "tflop": self.tflop, "seconds": self.seconds,
@@ -63,7 +75,21 @@ class Log:
         with open(self.folder / FILE, "a") as file:
             print(json.dumps(line), file=file)
         self._line_began, self._clips, self._waited, self._steps = time.monotonic(), 0, 0.0, []
-        return line
+        self._show(line, min(progress, 1.0))
+
+    def _show(self, line: dict, progress: float) -> None:
+        from tqdm import tqdm
+
+        self._bar = self._bar or tqdm(total=1.0, initial=progress, bar_format=BAR)
+        step, loss, speed = (line[name] for name in ("step", "loss", "clips_per_second"))
+        self._bar.set_postfix_str(f"step {step}, loss {loss:.3f}, {speed:.0f} clips/s", False)
+        self._bar.update(progress - self._bar.n)
+        if progress == 1:
+            self._bar.close()
+
+    def write_into(self, state: TrainState) -> TrainState:
+        """The state with what the run has spent so far."""
+        return replace(state, seconds=jnp.asarray(self.seconds), tflop=jnp.asarray(self.tflop))
 
     def draw(self) -> None:
         """Draw the loss, and the loss of clips that are not trained on, over the steps."""

@@ -6,6 +6,7 @@ of UCI optdigits that come with the package. Lesson 14.
 """
 
 import gzip
+import hashlib
 import itertools
 import sys
 import zlib
@@ -19,7 +20,7 @@ from jaxtyping import Int, UInt8
 from tinygif.config import DataConfig
 from tinygif.data import COLORS
 from tinygif.errors import TinygifError
-from tinygif.files import cache_dir, download
+from tinygif.files import cache_dir, download, lock
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -93,7 +94,11 @@ class MovingMNIST:
                 f"move in a clip of {config.size} pixels, got {side}"
             )
         self.images, self.labels, self.source = resize(images, side), labels, source
-        self.config = replace(config, mnist_dir=source)
+        digest = config.digits_hash if test else hash_digits(images, labels)
+        if config.digits_hash not in (None, digest):
+            raise TinygifError(f"expected the digits that the run was trained on, got others in "
+                               f"{source}: put those back, or start a new run")  # fmt: skip
+        self.config = replace(config, mnist_dir=source, digits_hash=digest)
         self.seed = 1 if test else 0
         self.about = f"{len(images)} digits of {source}"
 
@@ -208,6 +213,11 @@ def subject_of(name: str, color: str) -> str:
 # ---- digits ----------------------------------------------------------------------------------
 
 
+def hash_digits(images: UInt8[np.ndarray, "n h w"], labels: Int[np.ndarray, " n"]) -> str:
+    """SHA-256 of digits and their labels, by which a checkpoint knows what it was trained on."""
+    return hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest()
+
+
 def resize(images: UInt8[np.ndarray, "n h w"], side: int) -> UInt8[np.ndarray, "n s s"]:
     """All digits to one side, with antialiasing."""
     x = jax.image.resize(images.astype(np.float32), (len(images), side, side), "linear")
@@ -267,7 +277,13 @@ def bundled_digits(test: bool) -> tuple[UInt8[np.ndarray, "n 8 8"], Int[np.ndarr
 
 
 def download_mnist(folder: Path) -> None:
-    """Download those of the four files that the folder lacks. Raises OSError if none has them."""
-    for name, digest in SHA256.items():
-        if not (folder / name).exists():
-            download([mirror + name for mirror in MIRRORS], folder / name, digest)
+    """Download those of the four files that the folder lacks. Raises OSError if none has them.
+
+    Of runs that start at once, one downloads and the others wait, so that all get the same digits.
+    """
+    if all((folder / name).exists() for name in SHA256):
+        return
+    with lock(folder.with_name(f".{folder.name}.lock"), "MNIST: another run downloads it; waiting"):
+        for name, digest in SHA256.items():
+            if not (folder / name).exists():
+                download([mirror + name for mirror in MIRRORS], folder / name, digest)

@@ -181,16 +181,19 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     """The model file of a run, or the file itself; without a path that of the newest run.
 
     The model that comes with the package goes by its name, moving_mnist. It is also taken where
-    there is neither a path nor a run.
+    there is neither a path nor a run. Raises TinygifError if there is no such file.
     """
     if path is None:
-        return newest(MODEL) or SHIPPED
-    path = Path(path)
-    if str(path) == SHIPPED.stem and not path.exists():
-        return SHIPPED
-    file = path / MODEL if path.is_dir() else path
+        file = newest(MODEL) or SHIPPED
+    elif str(path) == SHIPPED.stem and not Path(path).exists():
+        file = SHIPPED
+    else:
+        file = Path(path) / MODEL if Path(path).is_dir() else Path(path)
     if not file.exists():
-        raise TinygifError(f"no checkpoint at {file}: expected a run folder or a {MODEL} file")
+        raise TinygifError(
+            f"no checkpoint at {file}: expected a run folder or a {MODEL} file. Train a model with "
+            "`python train.py --dataset moving_mnist`, or name the place of one."
+        )
     return file
 
 

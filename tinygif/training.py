@@ -18,6 +18,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
+from tinygif import files
 from tinygif.checkpoint import MODEL, STATE, About, leaf_name, read, read_about, write
 from tinygif.config import Config, DiffusionConfig, TrainConfig
 from tinygif.diffusion import loss, pick_step, q_sample
@@ -62,10 +63,14 @@ def save_state(folder: Path, state: TrainState, about: About) -> None:
     write(folder / MODEL, state.ema, about)
 
 
+def check_room(folder: Path, state: TrainState) -> None:
+    """Refuse a folder without room for both files of a run, and for the next ones beside them."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_array)))
+    files.check_room(folder / "samples", 3 * size, "its checkpoints")
+
+
 def load_state(path: Path) -> tuple[TrainState, About]:
     """The state of a run's folder to resume from, with the run's own config and vocabulary."""
-    if not (path / STATE).exists():
-        raise TinygifError(f"nothing to resume: there is no {path / STATE}. Start without --resume.")
     about = read_about(path / STATE)
     config, words = about.config, len(about.words) + 2
     start = lambda: init_state(config, config.init(words, key=jax.random.key(0)))  # noqa: E731
@@ -264,6 +269,7 @@ def gradients(
     return jax.tree.map(lambda a: a / parts, total)
 
 
+@eqx.filter_jit
 def held_out_loss(
     model: TextToGif, schedule: Schedule, config: DiffusionConfig, clips: UInt8[Array, "b f h w c"],
     prompts: PyTree, key: Key[Array, ""],
@@ -285,6 +291,11 @@ def held_out_loss(
 def make_mesh() -> Mesh:
     """All devices along one axis, over which batches are split."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicate(state: TrainState, mesh: Mesh) -> TrainState:
+    """The state on every device. A first step from elsewhere would be compiled for that alone."""
+    return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
 
 def train_step(
@@ -326,6 +337,12 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
         out_shardings=everywhere,
         donate_argnums=0,
     )
+
+
+def count_tflop(step: Callable, state: TrainState, batch: Batch, key: Key[Array, ""]) -> float:
+    """10^12 floating-point operations of a step on all devices, as XLA counts them. Compiles it."""
+    program = step.lower(state, batch, key).compile()
+    return program.cost_analysis()["flops"] * jax.device_count() / 1e12
 
 
 def check_finite(logs: dict[str, Float[Array, ""]], step: int) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Your own clips: where they come from, how they are prepared, the data set. Lesson 14."""
 
-from tinygif.clips.dataset import ClipFolder, show_clips, statistics
 from tinygif.clips.prepare import (
     Settings,
     is_prepared,
@@ -15,3 +14,12 @@ __all__ = [
     "ClipFolder", "Settings", "collect", "is_prepared", "prepare_clips", "read_clip",
     "read_report", "read_rows", "show_clips", "statistics",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    """Import the data set, and JAX with it, only when needed: workers that decode are without."""
+    if name not in ("ClipFolder", "show_clips", "statistics"):
+        raise AttributeError(f"module 'tinygif.clips' has no attribute {name!r}")
+    from tinygif.clips import dataset
+
+    return getattr(dataset, name)

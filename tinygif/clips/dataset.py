@@ -16,6 +16,9 @@ from tinygif.errors import TinygifError
 from tinygif.text import split
 
 MIRROR = {"left": "right", "right": "left"}
+NO_SIDE_AFTER = {"he", "she", "they", "we", "who", "has", "have", "had", "having"}
+NO_SIDE_BEFORE = {"a", "an", "the", "his", "her", "its", "their", "him", "them", "alone", "behind"}
+SIDE_AFTER = {"the", "to", "on", "from", "her", "their", "up", "down"}
 GRAY = (0.299, 0.587, 0.114)  # how bright red, green and blue are: ITU-R BT.601
 
 
@@ -97,8 +100,10 @@ class ClipFolder:
 
     @property
     def captions(self) -> list[str]:
-        """Every caption of every clip in the folder, held out or not."""
-        return [text for text in itertools.chain(*self.texts) if text]
+        """Every caption of every clip in the folder, held out or not; with `flip` mirrored, too."""
+        texts = [text for text in itertools.chain(*self.texts) if text]
+        turned = [mirrored(text) for text in texts] if self.config.flip else []
+        return [*texts, *(new for new, text in zip(turned, texts) if new != text)]
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -137,10 +142,30 @@ def is_held_out(count: int) -> Bool[np.ndarray, " {count}"]:
 
 
 def mirrored(caption: str | None) -> str | None:
-    """The caption of the mirror image: left becomes right."""
-    return caption and re.sub(
-        r"\b(left|right)\b", lambda word: MIRROR[word[0].lower()], caption, flags=re.IGNORECASE
-    )
+    """The caption of the mirror image: left becomes right.
+
+    The verb "left" stays as it is. `is_side` tells it from the side, by the words beside it.
+    """
+    parts = re.split(r"(\W+)", caption or "")  # words, and at odd places what is between them
+    near = ["", " ", *(part.lower() for part in parts), " ", ""]
+    for i in range(0, len(parts), 2):
+        before, gap, word, next_gap, after = near[i : i + 5]
+        if word in MIRROR and is_side(before * gap.isspace(), after * next_gap.isspace()):
+            parts[i] = MIRROR[word]
+    return caption and "".join(parts)
+
+
+def is_side(before: str, after: str) -> bool:
+    """Whether "left", between these words, is a side rather than a verb.
+
+    It is a verb after a pronoun or a form of "have" ("he left"), and before an article or a pronoun
+    ("a man left the room"). Before those it still is a side after an article, a possessive, some
+    prepositions, and a word in -s or -ing ("to the left a dog", "turns left the wheel"). What this
+    gets wrong, such as "a man left" and "right now", is rare in captions of clips.
+    """
+    if before in NO_SIDE_AFTER:
+        return False
+    return after not in NO_SIDE_BEFORE or before in SIDE_AFTER or before.endswith(("s", "ing"))
 
 
 # ---- what a prepared folder looks like -------------------------------------------------------

@@ -10,8 +10,8 @@ import importlib.util
 import json
 import multiprocessing
 import os
-import shutil
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -27,13 +28,15 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from tinygif import gif
+from tinygif.clips.links import FOR_NOW
 from tinygif.clips.sources import VIDEOS, Item, collect, play
-from tinygif.config import check_range
-from tinygif.errors import TinygifError
-from tinygif.files import cache_dir, check_room, sha256, whole_file, write_whole
+from tinygif.errors import TinygifError, expect
+from tinygif.files import cache_dir, check_room, lock, sha256, whole_file, write_whole
 
 CLIPS, CAPTIONS, REPORT = "clips.npy", "captions.jsonl", "report.json"
-PART = 32  # clips in a part; a stopped call loses at most the parts it was working on
+WORK = ".tinygif-preparing"  # a folder for parts and a lock, which is gone when all is done
+PART, PART_BYTES = 32, 2**24  # clips in a part; a stopped call does the parts it worked on again
+MAX_WORKERS = 16
 VERSION = 1  # raise it when `read_clip` makes another clip of the same file
 
 
@@ -60,15 +63,19 @@ class Settings:
 def read_clip(path: Path, settings: Settings) -> tuple[UInt8[np.ndarray, "f s s 3"], list[int]]:
     """A file as it will be trained on, and the delays of its own frames in ms.
 
-    Every frame is shrunk as soon as it is decoded, so a long film needs little memory.
+    The file is played twice: for its delays, and for the frames that these show to be wanted. So a
+    long film needs little memory.
     """
     pad = partial(ImageOps.pad, color=gif.WHITE)
     fit = {"center": ImageOps.fit, "letterbox": pad}[settings.crop]
     side = (settings.size, settings.size)
     shrink = lambda x: np.asarray(fit(Image.fromarray(x), side, Image.Resampling.BICUBIC))  # noqa: E731
-    frames, delays = zip(*((shrink(frame), delay) for frame, delay in play(path)))
     span = None if settings.fps is None else round(1000 * settings.frames / settings.fps)
-    return gif.resample(np.stack(frames), delays, settings.frames, span), list(delays)
+    delays = [delay for _, delay in play(path, wanted=())]
+    numbers = gif.shown_frames(delays, settings.frames, span).tolist()
+    frames = enumerate(play(path, wanted=set(numbers)))
+    shrunk = {number: shrink(frame) for number, (frame, _) in frames if frame is not None}
+    return np.stack([shrunk[number] for number in numbers]), delays
 
 
 def try_clip(item: Item, settings: Settings) -> tuple[np.ndarray | None, dict[str, Any]]:
@@ -97,12 +104,15 @@ def prepare_clips(
     """Prepare the clips of a source (see `sources.collect`) in a folder, and return the folder.
 
     By default it is a folder in the cache, named after content and settings. A call that was
-    stopped goes on where it was; one that had finished returns at once. The result is the same,
-    byte for byte, for any number of `workers`, which are processes. Raises TinygifError for
-    sources that cannot be read, and where the folder holds other clips.
+    stopped goes on where it was; one that had finished returns at once; of two that want the same
+    folder, one waits. The result is the same, byte for byte, for any number of `workers`, which are
+    processes. Raises TinygifError for sources that cannot be read, and where the folder holds other
+    clips, or other files of the names that are written.
     """
-    check_range("workers", workers, 1, None)
-    check_range("limit", limit, 1, None)
+    for name, count in (("workers", workers), ("limit", limit)):
+        expect(count is None or count >= 1, f"{name} of at least 1", count)
+    if out:
+        check_own(out)
     items = collect(source, videos, split, limit)
     films = sum(item.path is not None and item.path.suffix.lower() in VIDEOS for item in items)
     if films and importlib.util.find_spec("imageio_ffmpeg") is None:
@@ -113,38 +123,79 @@ def prepare_clips(
     if not is_prepared(out):
         size = 6 * len(items) * settings.frames * settings.size**2  # RGB, in parts and joined
         check_room(out, size, f"{len(items)} clips")
-        parts = out / f"parts-{key}"
-        parts.mkdir(exist_ok=True)
-        decode(items, settings, parts, workers)
-        join(parts, out, {"key": key, "settings": asdict(settings)})
-    elif read_report(out)["key"] != key:
+        with lock(out / WORK / "lock", f"another process prepares {out}; waiting for it"):
+            if not is_prepared(out):
+                parts = decode(items, settings, out / WORK, key, workers)
+                join(parts, out, {"key": key, "settings": asdict(settings)})
+    report = read_report(out)
+    if report["key"] != key:
         raise TinygifError(f"{out} holds clips of other content or other settings: choose another "
                            "--out, or delete it")  # fmt: skip
-    for finished in out.glob("parts-*"):
-        shutil.rmtree(finished)
+    clear(out / WORK)
+    late = sum(item.path is not None and report["skips"].get(item.name, "").startswith(FOR_NOW)
+               for item in items)  # fmt: skip
+    if late:
+        print(f"{late} clips have arrived since {out} was prepared, and are not in it: delete it "
+              "to prepare all of them")  # fmt: skip
     return out
 
 
+def check_own(out: Path) -> None:
+    """Refuse a folder that holds a file of a name that is written here, and was not written here.
+
+    A folder with a report is not refused: `read_report` tells whether the report is ours.
+    """
+    if not ((out / WORK).is_dir() or is_prepared(out)):  # one disappears after the other appears
+        taken = [name for name in (CLIPS, CAPTIONS, REPORT, WORK) if os.path.lexists(out / name)]
+        if taken:
+            raise TinygifError(
+                f"expected --out to be a new folder, or one that was prepared, got {out}, in which "
+                f"there is another {', '.join(taken)}: choose another --out"
+            )
+
+
+def clear(work: Path) -> None:
+    """Delete what was needed to prepare; what is not ours stays."""
+    with contextlib.suppress(OSError):  # another process may do the same
+        for path in (*work.glob("*.npz"), *work.glob(".*.part"), work / "lock"):
+            path.unlink(missing_ok=True)
+        work.rmdir()
+
+
 def fingerprint(items: list[Item], settings: Settings) -> str:
-    """A hash of content and settings: where both are the same, the prepared clips are."""
+    """A hash of content and settings: where both are the same, the prepared clips are.
+
+    The content of a link is the link, whether or not a file has come from it so far.
+    """
     from tqdm import tqdm
 
     digest = hashlib.sha256(json.dumps([VERSION, asdict(settings)]).encode())
     for item in tqdm(items, "reading", leave=False, delay=1):
         digest.update(json.dumps([item.name, item.captions]).encode())
-        with contextlib.suppress(OSError):  # a file that cannot be read will be skipped
-            digest.update(sha256(item.path).encode() if item.path else b"missing")
+        if not item.is_link:
+            with contextlib.suppress(OSError):  # a file that cannot be read will be skipped
+                digest.update(sha256(item.path).encode() if item.path else b"missing")
     return digest.hexdigest()
 
 
-def decode(items: list[Item], settings: Settings, parts: Path, workers: int | None) -> None:
-    """Write the parts that are missing, in several processes; a part is whole or not there."""
+def decode(
+    items: list[Item], settings: Settings, work: Path, key: str, workers: int | None
+) -> list[Path]:
+    """Write the parts that are missing, in several processes; a part is whole or not there.
+
+    A part is called after its place, and after what it is made of.
+    """
     from tqdm import tqdm
 
-    groups = [items[i : i + PART] for i in range(0, len(items), PART)]
-    files = [parts / f"{number:06d}.npz" for number in range(len(groups))]
+    per_part = max(1, min(PART, PART_BYTES // (3 * settings.frames * settings.size**2)))
+    groups = [items[i : i + per_part] for i in range(0, len(items), per_part)]
+    files = []
+    for number, group in enumerate(groups):
+        made_of = json.dumps([key, per_part, [item.path is None for item in group]])
+        digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+        files.append(work / f"{number:06d}-{digest}.npz")
     jobs = [job for job in zip(groups, files) if not job[1].exists()]
-    workers = workers or min(os.cpu_count() or 1, 1 + len(jobs) // 8)
+    workers = workers or min(count_cores(), MAX_WORKERS, 1 + len(jobs) // 8)
     done = len(items) - sum(len(group) for group, _ in jobs)
     bar = tqdm(total=len(items), initial=done, desc="preparing", unit="clip")
     run_job = partial(write_part, settings=settings)
@@ -152,13 +203,33 @@ def decode(items: list[Item], settings: Settings, parts: Path, workers: int | No
         workers, multiprocessing.get_context("spawn"), initializer=start_worker
     ) as pool:  # fmt: skip
         try:
-            for count in (pool.map if workers > 1 else map)(run_job, jobs):
+            with without_main():
+                counts = (pool.map if workers > 1 else map)(run_job, jobs)
+            for count in counts:
                 bar.update(count)
         except BrokenProcessPool as error:
             raise TinygifError("a worker was killed, perhaps for want of memory: the same command "
                                "goes on from here; try fewer --workers") from error  # fmt: skip
         finally:
             pool.shutdown(cancel_futures=True)
+    return files
+
+
+def count_cores() -> int:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Processes that are started here do not run the script that runs: train.py imports JAX."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def start_worker() -> None:
@@ -179,7 +250,7 @@ def write_part(job: tuple[list[Item], Path], settings: Settings) -> int:
     return len(items)
 
 
-def join(parts: Path, out: Path, report: dict[str, Any]) -> None:
+def join(parts: list[Path], out: Path, report: dict[str, Any]) -> None:
     """Write the parts as one array, then the captions, then the report.
 
     The report comes last, so a folder that has one is whole.
@@ -189,8 +260,7 @@ def join(parts: Path, out: Path, report: dict[str, Any]) -> None:
         with np.load(part) as arrays:
             return arrays[name]
 
-    files = sorted(parts.glob("*.npz"))
-    rows = [row for part in files for row in json.loads(str(load(part, "rows")))]
+    rows = [row for part in parts for row in json.loads(str(load(part, "rows")))]
     kept = [row for row in rows if "why" not in row]
     skips = {row["name"]: row["why"] for row in rows if "why" in row}
     reasons = Counter(why.partition(":")[0] for why in skips.values())
@@ -198,11 +268,11 @@ def join(parts: Path, out: Path, report: dict[str, Any]) -> None:
         raise TinygifError(f"none of {len(rows)} clips can be read: {dict(reasons)}; the first: "
                            f"{next(iter(skips.items()))}")  # fmt: skip
     with whole_file(out / CLIPS) as file:  # in a memory map a full disk would kill the process
-        shape = (len(kept), *load(files[0], "clips").shape[1:])
+        shape = (len(kept), *load(parts[0], "clips").shape[1:])
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for part in files:
-            file.write(load(part, "clips").tobytes())
+        for part in parts:
+            file.write(load(part, "clips").data)
     write_whole(out / CAPTIONS, "".join(json.dumps(row) + "\n" for row in kept).encode())
     report |= {"kept": len(kept), "skipped": len(skips), "reasons": dict(reasons.most_common()),
                "skips": skips}  # fmt: skip

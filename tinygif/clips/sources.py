@@ -8,44 +8,43 @@ Lesson 14.
 
 import contextlib
 import csv
-import hashlib
+import io
 import json
-import threading
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
-from urllib.error import HTTPError
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from tinygif.clips.links import download_gifs, file_name
 from tinygif.errors import TinygifError
-from tinygif.files import cache_dir, fetch, write_whole
-from tinygif.gif import MAX_BYTES, WHITE, check_bounds, check_bytes, play_gif, play_image
+from tinygif.files import cache_dir
+from tinygif.gif import WHITE, check_bounds, check_bytes, play_gif, play_image
 
 PICTURES, VIDEOS = (".gif", ".webp", ".apng"), (".mp4", ".webm")
-TABLES = ("captions.tsv", "captions.csv", "metadata.jsonl")
-HEADERS = ("file", "file_name", "filename", "name", "path")
+TABLES = ("captions.tsv", "captions.csv", "metadata.csv", "metadata.jsonl")
+FILE_COLUMNS = ("file_name", "filename", "file", "path", "name")
+CAPTION_COLUMNS = ("caption", "captions", "text")
 MAX_FRAMES, MAX_PIXELS = 3000, 2**29  # that are decoded of one file: seconds of work
-TRIES, TIMEOUT, LONGEST = 3, 10.0, 60.0  # attempts; seconds without a byte; seconds in all
-RATE, THREADS = 8.0, 8  # requests begun in a second; requests at once
-MAX_SILENT = 50  # links without an answer, one after another, before the network is blamed
-TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
 
 class Item(NamedTuple):
     """A clip that is not decoded yet: its name in reports, its file, its captions.
 
-    `path` is None where a download gave no file, and `why` is the reason.
+    The name is a link or a path. `path` is None where there is no file, and `why` is the reason.
     """
 
     name: str
     path: Path | None
     captions: tuple[str, ...]
     why: str = ""
+
+    @property
+    def is_link(self) -> bool:
+        return self.name.startswith(("http://", "https://"))
 
 
 def collect(
@@ -91,7 +90,10 @@ def gather(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def folder_items(folder: Path) -> list[Item]:
-    """The clips below a folder, and those that a table names although they are not there."""
+    """The clips below a folder, and those that a table names although they are not there.
+
+    Only files that were found by looking through the folder are read, whatever a table names.
+    """
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     here = lambda path: path.relative_to(folder).as_posix()  # noqa: E731
     clips = {here(path): path for path in paths if path.suffix.lower() in PICTURES + VIDEOS}
@@ -104,31 +106,59 @@ def folder_items(folder: Path) -> list[Item]:
         for path in paths:
             if path.name in TABLES:
                 for name, caption in read_table(path):
-                    yield (Path(here(path.parent)) / name).as_posix(), caption
+                    place = os.path.normpath(Path(here(path.parent)) / name)
+                    yield Path(place).as_posix(), caption
 
     captions = gather(pairs())
     if not captions:
         raise TinygifError(
             f"found no clip in {folder}: expected files ending in {', '.join(PICTURES + VIDEOS)}"
         )
-    return [Item(name, folder / name, tuple(captions[name])) for name in sorted(captions)]
+    return [
+        Item(name, clips.get(name), tuple(captions[name]), "" if name in clips else absent(name))
+        for name in sorted(captions)
+    ]
+
+
+def absent(name: str) -> str:
+    """Why a name in a table is not that of a clip in the folder."""
+    path = Path(name)
+    if path.is_absolute() or path.parts[:1] == ("..",):
+        return "outside of the folder"
+    return "not found" if path.suffix.lower() in PICTURES + VIDEOS else "not a clip by its name"
 
 
 def read_table(path: Path) -> Iterator[tuple[str, str]]:
-    """(file, caption) of each line of a table; a first line with column names is skipped."""
-    lines = read_text(path).split("\n")
+    """(file, caption) of each line of a table.
+
+    Where the first line has column names, captions are those of `caption` or `text`, and other
+    columns are passed over. Else all that follows the file is its caption.
+    """
+    text = read_text(path)
     if path.suffix == ".jsonl":
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield from read_json_line(line, f"{path}, line {number}")
         return
+    lines = io.StringIO(text, newline="")  # a caption in quotes may have several lines
     tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
     try:
-        rows = [row for row in csv.reader(lines, **tabs) if row]
+        reader = csv.reader(lines, **tabs)
+        first = next((row for row in reader if row), [])
+        columns = [name.strip().lower() for name in first]
+        files = [name for name in FILE_COLUMNS if name in columns]
+        if not files or Path(first[0]).suffix.lower() in PICTURES + VIDEOS:
+            for name, *cells in (row for row in (first, *reader) if row):
+                yield name, ", ".join(cells)  # a caption with commas may lack its quotes
+            return
+        texts = [name for name in CAPTION_COLUMNS if name in columns]
+        for row in csv.DictReader(lines, columns, restval="", **tabs):
+            yield row[files[0]], ""
+            for name in texts:
+                more = row.get(None, []) if name == columns[-1] else []
+                yield row[files[0]], ", ".join([row[name], *more])
     except csv.Error as error:
         raise TinygifError(f"expected a table of file and caption in {path}: {error}") from error
-    for name, *cells in rows[1:] if rows and rows[0][0].lower() in HEADERS else rows:
-        yield name, ", ".join(cells)  # a caption with commas may lack its quotes
 
 
 def read_json_line(line: str, place: str) -> Iterator[tuple[str, str]]:
@@ -139,7 +169,7 @@ def read_json_line(line: str, place: str) -> Iterator[tuple[str, str]]:
         texts = [text] if isinstance(text, str) else list(text)
         if not all(isinstance(value, str) for value in [name, *texts]):
             raise TypeError("not a text")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TinygifError(
             f'expected {{"file_name": ..., "text": ...}} in {place}, got {line[:80]!r} ({error!r})'
         ) from error
@@ -149,25 +179,32 @@ def read_json_line(line: str, place: str) -> Iterator[tuple[str, str]]:
 # ---- files -----------------------------------------------------------------------------------
 
 
-def play(path: Path) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], int]]:
+def play(
+    path: Path, wanted: Container[int] | None = None
+) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"] | None, int]]:
     """The frames of a file one by one, drawn on white, each with its delay in ms.
 
-    Raises GifError, with the reason in a few words, for a file that is too large or not a GIF. For
-    other broken files the decoders may raise any exception.
+    With `wanted`, only frames of these numbers are drawn, for others comes None. Raises GifError,
+    with the reason in a few words, for a file that is too large or not a GIF. For other broken
+    files the decoders may raise any exception.
     """
     if path.suffix.lower() == ".gif":
-        return play_gif(path, MAX_FRAMES, MAX_PIXELS, WHITE)
-    return play_picture(path) if path.suffix.lower() in PICTURES else play_video(path)
+        return play_gif(path, MAX_FRAMES, MAX_PIXELS, WHITE, wanted)
+    return (play_picture if path.suffix.lower() in PICTURES else play_video)(path, wanted)
 
 
-def play_picture(path: Path) -> Iterator[tuple[np.ndarray, int]]:
+def play_picture(
+    path: Path, wanted: Container[int] | None
+) -> Iterator[tuple[np.ndarray | None, int]]:
     """The frames of a WebP or APNG, by Pillow."""
     check_bytes(path)
     with Image.open(path, formats=["WEBP", "PNG"]) as image:
-        yield from play_image(image, MAX_FRAMES, MAX_PIXELS, WHITE)
+        yield from play_image(image, MAX_FRAMES, MAX_PIXELS, WHITE, wanted)
 
 
-def play_video(path: Path) -> Iterator[tuple[np.ndarray, int]]:
+def play_video(
+    path: Path, wanted: Container[int] | None
+) -> Iterator[tuple[np.ndarray | None, int]]:
     """The frames of an MP4 or WebM, by ffmpeg."""
     import imageio_ffmpeg
 
@@ -178,7 +215,8 @@ def play_video(path: Path) -> Iterator[tuple[np.ndarray, int]]:
         for number, raw in enumerate(frames):
             check_bounds(number + 1, width, height, MAX_FRAMES, MAX_PIXELS)
             delay = round((number + 1) * 1000 / fps) - round(number * 1000 / fps)
-            yield np.frombuffer(raw, np.uint8).reshape(height, width, 3), delay
+            frame = np.frombuffer(raw, np.uint8).reshape(height, width, 3)
+            yield frame if wanted is None or number in wanted else None, delay
 
 
 # ---- MSR-VTT ---------------------------------------------------------------------------------
@@ -189,10 +227,10 @@ def msrvtt_items(source: Path, folder: Path, split: str | None) -> list[Item]:
     text = read_text(source)
     try:
         values = json.loads(text)
-        parts = {video["video_id"]: video.get("split") for video in values["videos"]}
-        captions = gather((s["video_id"], s["caption"]) for s in values["sentences"])
+        parts = {str(video["video_id"]): video.get("split") for video in values["videos"]}
+        captions = gather((str(s["video_id"]), s["caption"]) for s in values["sentences"])
         names = sorted(parts)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TinygifError(
             f"expected MSR-VTT's JSON with videos and sentences in {source}, got {error!r}"
         ) from error
@@ -201,7 +239,12 @@ def msrvtt_items(source: Path, folder: Path, split: str | None) -> list[Item]:
     if not names:
         raise TinygifError(f"expected a split of {sorted(set(map(str, parts.values())))} in "
                           f"{source}, got {split!r}")  # fmt: skip
-    return [Item(name, folder / f"{name}.mp4", tuple(captions.get(name, ()))) for name in names]
+    clips = {path.stem: path for path in folder.glob("*.mp4") if path.is_file()}
+    return [
+        Item(name, clips.get(name), tuple(captions.get(name, ())),
+             "" if name in clips else absent(f"{name}.mp4"))
+        for name in names
+    ]  # fmt: skip
 
 
 # ---- TGIF ------------------------------------------------------------------------------------
@@ -224,93 +267,3 @@ def tgif_items(source: Path, folder: Path, split: str | None, limit: int | None)
              failures.get(url, ""))
         for url in urls
     ]  # fmt: skip
-
-
-def file_name(url: str) -> str:
-    """The name that the GIF of a link has in the cache."""
-    return hashlib.blake2b(url.encode(), digest_size=12).hexdigest() + ".gif"
-
-
-def download_gifs(urls: list[str], folder: Path) -> dict[str, str]:
-    """Download the GIFs that the folder lacks; returns the links that gave none, each with why.
-
-    `manifest.jsonl` keeps the links that are dead for good. So a call that was stopped goes on
-    where it was, and another call asks again only for what failed for the moment: a time-out, a
-    busy server. Raises TinygifError if there seems to be no network.
-    """
-    from tqdm import tqdm
-
-    manifest = folder / "manifest.jsonl"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        manifest.touch()
-    except OSError as error:
-        raise TinygifError(f"cannot write to the cache ({error}): set TINYGIF_CACHE to a folder "
-                           "that can be written to") from error  # fmt: skip
-    dead = read_manifest(manifest)
-    failures = {url: dead[url] for url in urls if url in dead}
-    missing = [url for url in urls if url not in dead and not (folder / file_name(url)).exists()]
-
-    def download_gif(url: str) -> tuple[str, str, bool]:
-        data, why, final = fetch_gif(url)
-        if data:
-            write_whole(folder / file_name(url), data)
-        return url, why, final
-
-    pool, silent = ThreadPoolExecutor(THREADS), 0
-    try:
-        with open(manifest, "a") as file:
-            results = pool.map(download_gif, missing)
-            for url, why, final in tqdm(
-                results, "downloading", len(missing), disable=not missing
-            ):  # fmt: skip
-                if why:
-                    failures[url] = why
-                if final:
-                    print("\n" + json.dumps({"url": url, "why": why}), file=file, flush=True)
-                silent = silent + 1 if why and not final else 0
-                if silent == MAX_SILENT:
-                    raise TinygifError(f"{silent} links one after another gave nothing, the last: "
-                                       f"{why}. Is there a network? The same command goes on from "
-                                       "here.")  # fmt: skip
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return failures
-
-
-def read_manifest(path: Path) -> dict[str, str]:
-    """Dead links and why; a line that was cut short when a process was killed is passed over."""
-    lines = [line for line in path.read_text().split("\n") if line[:1] + line[-1:] == "{}"]
-    return {row["url"]: row["why"] for row in map(json.loads, lines)}
-
-
-def fetch_gif(url: str) -> tuple[bytes | None, str, bool]:
-    """The bytes of a GIF; or None, why there is none, and whether that is final."""
-    why = ""
-    for attempt in range(TRIES):
-        time.sleep(TIMEOUT / 4 * attempt)
-        wait_for_turn()
-        try:
-            data = fetch(url, most=MAX_BYTES, timeout=TIMEOUT, longest=LONGEST)
-        except HTTPError as error:
-            why = f"dead link: {error.code}"
-            if error.code not in TEMPORARY:
-                return None, why, True
-        except OSError as error:
-            why = f"no answer: {getattr(error, 'reason', error)}"
-        else:
-            if len(data) > MAX_BYTES:
-                return None, f"too large: more than {MAX_BYTES} bytes", True
-            if data.startswith(b"GIF8"):
-                return data, "", False
-            return None, "dead link: what came is no GIF", True
-    return None, why, False
-
-
-TURN = threading.Lock()
-
-
-def wait_for_turn() -> None:
-    """Return at most `RATE` times a second, whichever thread calls: servers are not flooded."""
-    with TURN:
-        time.sleep(1 / RATE)

@@ -22,6 +22,7 @@ from tinygif.metrics.nearest_clip import evaluate_folder
 from tinygif.metrics.prompts import (
     COLUMNS,
     Judged,
+    are_trained_on,
     draw_clips,
     judge,
     list_clips,
@@ -58,6 +59,7 @@ def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Ev
 
     Half of the prompts are about two digits if the model was trained on such. Real clips have the
     same captions and are drawn with test digits: what the oracle gets right there is the ceiling.
+    "nearest" is None unless the digits that the model was trained on are on this machine.
     """
     test_digits = unseen_data(config.data)
     data = test_digits.config
@@ -71,11 +73,12 @@ def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Ev
     others = judge(draw_clips(test_digits, captions[:ones], seed + 1)[0], captions[:ones], data)
     readings = {"generated": generated.reading, "real": real.reading}
     one, other = (reading[:ones] for reading in readings.values())
+    known = are_trained_on(data, config.data)
     result = {
         "table": make_table(generated, real, overlaps, held_out),
         "consistency": {name: stats.consistency(reading) for name, reading in readings.items()},
         "frechet": stats.distances(one, other, others.reading),
-        "nearest": stats.memorisation(one, other, data),
+        "nearest": stats.memorisation(one, other, data) if known else None,
         "real clips": f"test digits of {test_digits.source}",
         "clips": list_clips(generated),
     }

@@ -101,8 +101,19 @@ def unseen_data(config: DataConfig) -> MovingMNIST:
     """
     folder = config.mnist_dir
     if folder not in (None, BUNDLED) and not Path(folder).is_dir():
-        config = replace(config, mnist_dir=None)
-    return MovingMNIST(config, test=True)
+        folder = None
+    return MovingMNIST(replace(config, mnist_dir=folder, digits_hash=None), test=True)
+
+
+def are_trained_on(config: DataConfig, checkpoint: DataConfig) -> bool:
+    """Are the training digits that `config` finds on this machine those of a checkpoint?
+
+    Not known, and so False, if the checkpoint does not say which digits it was trained on.
+    """
+    if checkpoint.digits_hash is None:
+        return False
+    found = MovingMNIST(replace(config, digits_hash=None)).config.digits_hash
+    return found == checkpoint.digits_hash
 
 
 # ---- what is observed ------------------------------------------------------------------------

@@ -38,6 +38,8 @@ def format_report(result: dict[str, Any]) -> str:
             f"Frechet distance to {far['n']} real clips (the oracle's features and tracks, no "
             f"FVD): {far['generated']:.2f}, of as many other real clips {far['real']:.2f}"
         ]
+    elif "frechet" in result:
+        lines += ["Frechet distance: does not apply, too few clips show a digit"]
     if near := result.get("nearest"):
         ours, theirs, ratio = near["generated"], near["real"], near["ratio"]
         lines += [
@@ -45,6 +47,12 @@ def format_report(result: dict[str, Any]) -> str:
             f"{ours['median']:.3f}, 1% {ours['1%']:.3f}; real {theirs['median']:.3f}, "
             f"{theirs['1%']:.3f}; ratio {ratio['median']:.2f}, {ratio['1%']:.2f}"
         ]
+    elif "nearest" in result:
+        lines += ["nearest training digit: does not apply, the digits that it was trained on are "
+                  "not known or not here, or too few clips show a digit"]  # fmt: skip
+    if left_out := (far or near or {}).get("without a digit"):
+        lines += [f"clips without a digit, left out of the Frechet distance and of the nearest "
+                  f"digit: {left_out}"]  # fmt: skip
     lines += [f"{name}: {value:.1f}" for name, value in result.get("training clips", {}).items()]
     if cosines := result.get("clip score"):
         lines += [f"CLIP score, mean cosine of frames and prompt: {cosines['generated']:.4f}, real "

@@ -10,6 +10,8 @@ from tinygif.config import DataConfig
 from tinygif.metrics.oracle import Reading, views_of
 from tinygif.moving_mnist import MovingMNIST
 
+FEWEST = 5  # clips with a digit: a distance of fewer says nothing
+
 # ---- of any clips ----------------------------------------------------------------------------
 
 
@@ -70,6 +72,13 @@ def consistency(reading: Reading) -> float:
     return 100 * float(same[found].mean()) if found.any() else 0.0
 
 
+def first_digits(reading: Reading) -> Reading:
+    """The first digit of each clip that shows one. What a reading says of others means nothing."""
+    found = reading.digits >= 0
+    clips = np.flatnonzero(found.any(1))
+    return reading[clips[:, None], found[clips].argmax(1)[:, None]]
+
+
 def traits(reading: Reading) -> Float[np.ndarray, "b d"]:
     """A vector for each clip of one digit: the net's features, and the path in seven numbers.
 
@@ -82,31 +91,42 @@ def traits(reading: Reading) -> Float[np.ndarray, "b d"]:
     return np.concatenate([reading.features[:, 0], *moves, wobble[:, None]], 1)
 
 
-def distances(generated: Reading, real: Reading, others: Reading) -> dict[str, float]:
+def distances(generated: Reading, real: Reading, others: Reading) -> dict[str, float] | None:
     """Frechet distances to real clips: of generated clips, and of as many other real clips.
 
     Two samples of one distribution have a distance above 0, which falls as samples grow. The second
     number shows how large it is for samples of this size. Traits are measured in standard
     deviations of the real clips. They do not come from I3D, so the distances cannot be compared
     with any published FVD. They ignore captions, and clips played backwards are no further away.
+    Clips without a digit are left out, and counted. None if fewer than FEWEST are left.
     """
-    reference = traits(real)
+    count = len(generated.digits)
+    ours, reference, theirs = (traits(first_digits(x)) for x in (generated, real, others))
+    if min(len(ours), len(reference), len(theirs)) < FEWEST:
+        return None
     scale = np.maximum(reference.std(0), 0.01)
-    readings = {"generated": generated, "real": others}
-    found = {name: frechet(traits(x) / scale, reference / scale) for name, x in readings.items()}
-    return dict(found, n=len(reference))
+    samples = {"generated": ours, "real": theirs[: len(ours)]}
+    found = {name: frechet(x / scale, reference / scale) for name, x in samples.items()}
+    return dict(found, n=len(reference), **{"without a digit": count - len(ours)})
 
 
-def memorisation(generated: Reading, real: Reading, config: DataConfig) -> dict[str, Any]:
+def memorisation(generated: Reading, real: Reading, config: DataConfig) -> dict[str, Any] | None:
     """How near the digits of clips come to a training digit: median and first percentile.
 
     Also the same of test digits in real clips, and the ratios. A copy comes nearer than a test
-    digit does, so with a ratio of 1 or more there are no copies.
+    digit does, so with a ratio of 1 or more there are no copies. Training digits are those that
+    `config` finds on this machine. Clips without a digit are left out, and counted. None if fewer
+    than FEWEST are left.
     """
     training_digits = MovingMNIST(config).images
-    cutouts = [reading.cutouts[:, 0] for reading in (generated, real)]
+    cutouts = [first_digits(reading).cutouts[:, 0] for reading in (generated, real)]
+    if min(map(len, cutouts)) < FEWEST:
+        return None
     nearest = nearest_digit(np.concatenate(cutouts), training_digits)
-    result: dict[str, Any] = {"training digits": len(training_digits)}
+    result: dict[str, Any] = {
+        "training digits": len(training_digits),
+        "without a digit": len(generated.digits) - len(cutouts[0]),
+    }
     for name, x in zip(("generated", "real"), np.split(nearest, [len(cutouts[0])])):
         result[name] = {"median": float(np.median(x)), "1%": float(np.percentile(x, 1))}
     ours, theirs = result["generated"], result["real"]

@@ -203,7 +203,7 @@ class Store:
     Each `add` writes one new file, whole or not at all, so a kill damages none. Several processes
     may add at once, and the folder may be deleted at any time. A store knows what was in the folder
     when it was made, and what it added since. Files are memory-mapped: rows stay on disk until they
-    are used. A row bears the name of its prompt, and has a checksum over name and values.
+    are used. A row bears the name of its prompt, and under this name its file has a checksum too.
     """
 
     def __init__(self, folder: Path):
@@ -233,7 +233,7 @@ class Store:
             return None
         file, wanted = self.files[name]
         row = file.get_tensor(name)
-        if checksum(name, row) == wanted:
+        if checksum(row) == wanted:
             return row
         del self.files[name]
         return None
@@ -246,7 +246,7 @@ class Store:
         from safetensors.numpy import save
 
         named = {row_name(key): row for key, row in rows.items()}
-        checksums = {name: checksum(name, row) for name, row in named.items()}
+        checksums = {name: checksum(row) for name, row in named.items()}
         data = save(named, {"crc32": json.dumps(checksums)})
         if self.size + len(data) > MAX_CACHE_BYTES:
             return False
@@ -268,6 +268,6 @@ def row_name(key: Ids) -> str:
     return " ".join(map(str, key))
 
 
-def checksum(name: str, row: Shaped[np.ndarray, "..."]) -> int:
-    """Of a row's name, type and values. A change of one bit in any of them changes it."""
-    return zlib.crc32(row.tobytes(), zlib.crc32(f"{name} {row.dtype} {row.shape}".encode()))
+def checksum(row: Shaped[np.ndarray, "..."]) -> int:
+    """CRC-32 of a row's type and values."""
+    return zlib.crc32(row.tobytes(), zlib.crc32(str(row.dtype).encode()))
