@@ -15,6 +15,7 @@ import textwrap
 import traceback
 from pathlib import Path
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # workers that share cores wait for each other
 FLAG = "--xla_force_host_platform_device_count=8"  # lesson 17 wants 8 devices
 if FLAG not in os.environ.get("XLA_FLAGS", ""):  # JAX reads it when it first looks for devices
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}"

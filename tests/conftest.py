@@ -11,6 +11,7 @@ import shutil
 import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # workers that share cores wait for each other
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if not IS_WORKER:  # workers inherit it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tinygif-compiled-")

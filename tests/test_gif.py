@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import GifImagePlugin, Image
 
 from tinygif.errors import TinygifError
+from tinygif.codec import Pixels
 from tinygif.gif import (
     MAX_CANVAS,
     GifError,
-    Pixels,
     check_output,
     encode_gif,
     enlarge,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from quick import jit, noise, random_weights
 
 from tinygif.errors import TinygifError
-from tinygif.gif import Pixels
+from tinygif.codec import Pixels
 from tinygif.moving_mnist import WORDS
 from tinygif.text import Condition, Text, TextAdapter, TextEncoder, TextToGif, Tokenizer, hide
 

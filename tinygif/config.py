@@ -15,7 +15,8 @@ from jaxtyping import Array, Key
 from tinygif import schedule as schedules
 from tinygif.diffusion import Prediction, Weighting, check_prediction
 from tinygif.errors import expect
-from tinygif.gif import Pixels, fps_delays
+from tinygif.codec import Pixels
+from tinygif.gif import fps_delays
 from tinygif.sampler import SOLVERS, SolverName, timesteps
 from tinygif.schedule import Schedule, ScheduleName
 from tinygif.text import TextAdapter, TextEncoder, TextToGif

@@ -39,14 +39,6 @@ class GifError(TinygifError):
     """A file that is not a GIF, is broken, or is larger than the reader was told to accept."""
 
 
-def __getattr__(name: str) -> object:  # only until all who import `Pixels` find it in codec.py
-    if name != "Pixels":
-        raise AttributeError(name)
-    from tinygif.codec import Pixels
-
-    return Pixels
-
-
 def encode_gif(clip: UInt8[np.ndarray, "f h w c"], delays: Sequence[int] | np.ndarray) -> bytes:
     """The bytes of a GIF that loops for ever and keeps every frame, even one equal to the last.
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygif.gif import Pixels, enlarge, grid, strip, write, write_gif
+from tinygif.codec import Pixels
+from tinygif.gif import enlarge, grid, strip, write, write_gif
 
 
 def square(frames: int = 24, size: int = 32) -> np.ndarray:

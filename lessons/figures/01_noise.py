@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygif.gif import Pixels, grid, write, write_gif
+from tinygif.codec import Pixels
+from tinygif.gif import grid, write, write_gif
 
 BETA, SIZE, FRAMES = 0.01, 32, 16
 

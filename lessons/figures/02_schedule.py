@@ -8,7 +8,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from tinygif.gif import Pixels, grid, write  # noqa: E402
+from tinygif.codec import Pixels  # noqa: E402
+from tinygif.gif import grid, write  # noqa: E402
 from tinygif.schedule import cosine, linear, rectified, scaled_linear  # noqa: E402
 
 

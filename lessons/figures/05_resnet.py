@@ -11,7 +11,8 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from tinygif.gif import Pixels, grid, write_gif  # noqa: E402
+from tinygif.codec import Pixels  # noqa: E402
+from tinygif.gif import grid, write_gif  # noqa: E402
 from tinygif.resnet import ResnetBlock, time_embedding  # noqa: E402
 from tinygif.schedule import cosine  # noqa: E402
 

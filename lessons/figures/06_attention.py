@@ -8,7 +8,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tinygif.attention import Attention, over_space, over_time
-from tinygif.gif import Pixels, grid, write, write_gif
+from tinygif.codec import Pixels
+from tinygif.gif import grid, write, write_gif
 
 
 def creature_film() -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:

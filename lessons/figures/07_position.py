@@ -13,7 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from tinygif.attention import Attention  # noqa: E402
-from tinygif.gif import Pixels, grid, write_gif  # noqa: E402
+from tinygif.codec import Pixels  # noqa: E402
+from tinygif.gif import grid, write_gif  # noqa: E402
 from tinygif.position import RelativePositionBias, bucket, rotary  # noqa: E402
 
 SLOW = True  # trains three networks

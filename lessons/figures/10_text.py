@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 from tinygif.diffusion import q_sample
-from tinygif.gif import Pixels, grid, write_gif
+from tinygif.codec import Pixels
+from tinygif.gif import grid, write_gif
 from tinygif.schedule import cosine
 from tinygif.text import TextEncoder, Tokenizer
 

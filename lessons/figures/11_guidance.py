@@ -9,7 +9,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
 from lessons.conftest import run_lesson  # noqa: E402
-from tinygif.gif import Pixels, grid, write_gif  # noqa: E402
+from tinygif.codec import Pixels  # noqa: E402
+from tinygif.gif import grid, write_gif  # noqa: E402
 
 LESSON = Path(__file__).parent.parent / "11_guidance.md"
 PIXELS = Pixels(1)

@@ -106,10 +106,15 @@ def fetch_gifs(urls: list[str]) -> Iterator[tuple[str, bytes | None, str]]:
     try:
         for _ in range(min(THREADS, len(urls))):
             threading.Thread(target=work, daemon=True).start()
-        for _ in urls:
-            answer = answers.get()
+        answered = 0
+        while answered < len(urls):
+            try:
+                answer = answers.get(timeout=0.5)  # a wait without an end may miss Ctrl-C
+            except queue.Empty:
+                continue
             if isinstance(answer, BaseException):
                 raise answer
+            answered += 1
             yield answer
     finally:
         stop.set()
