@@ -33,7 +33,7 @@ from tinygif.datasets import defaults, open_dataset
 from tinygif.errors import expect, run_command
 from tinygif.gif import grid, write_gif
 from tinygif.log import Log
-from tinygif.pipeline import Pipeline, find_checkpoint, prompt_reader
+from tinygif.pipeline import Pipeline, find_checkpoint, keep_compiled, prompt_reader
 from tinygif.towers import resolve_tower
 from tinygif.training import Batch, TrainState
 
@@ -129,7 +129,7 @@ def train(
     training.check_room(folder, state)
     weights, device = training.count_weights(state.model), jax.devices()[0].device_kind
     print(f"{folder}: {dataset.about}; {weights / 1e6:.1f} M weights, {jax.device_count()} x "
-          f"{device}; compiling first", flush=True)  # fmt: skip
+          f"{device}", flush=True)  # fmt: skip
     keys, mesh, schedule = named_keys(options.seed), training.make_mesh(), config.diffusion.build()
     data_key, held_out_key = jax.random.split(keys.data)
     seed, reader = int(jax.random.bits(data_key)), prompt_reader(config.text, about.words)
@@ -163,6 +163,7 @@ def train(
     slices = (slice_at(n, options.batch_size, data.frames, *short) for n in itertools.count(done))
     batches = prefetch(read, slices)
     progress = options.progress(done, log.seconds)
+    log.show(progress, "compiling")
     while progress < 1:
         with log.waiting():
             clips, prompts = next(batches)
@@ -186,6 +187,7 @@ def train(
 
 
 def main() -> None:
+    keep_compiled()
     run = parse(sys.argv[1:])
     folder = checkpoint.run_folder(run.out, run.resume)
     start = None if run.resume else new_run(run)

@@ -1,5 +1,6 @@
 """checkpoint.py: what was saved comes back to the bit, and no good file is lost. Lesson 15."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -429,3 +430,154 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(TinygifError, match="cannot make .*choose --out"):
         checkpoint.new_folder("x", tmp_path / "runs")
+
+
+# ---- checksums -------------------------------------------------------------------------------
+
+
+def flipped(data: bytes, place: int, bit: int = 0) -> bytes:
+    return data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :]
+
+
+def header_size(data: bytes) -> int:
+    return 8 + int.from_bytes(data[:8], "little")
+
+
+def test_a_flipped_bit_in_the_arrays_is_noticed(run):
+    """Also in a state, and at both ends."""
+    for name, load in (
+        (MODEL, checkpoint.load_model), (STATE, lambda path: training.load_state(path.parent))
+    ):  # fmt: skip
+        data = (run / name).read_bytes()
+        for place in (header_size(data), header_size(data) + 999, len(data) - 1):
+            (run / name).write_bytes(flipped(data, place))
+            with pytest.raises(TinygifError, match=f"{name} is damaged"):
+                load(run / name)
+
+
+def test_a_flipped_bit_in_what_it_says_is_noticed_without_the_arrays(run):
+    """Guidance of 7 for 3 is no error of its own."""
+    data = (run / MODEL).read_bytes()
+    place = data.index(b"guidance")
+    place += data[place:].index(b"3.0")
+    (run / MODEL).write_bytes(flipped(data, place, bit=2))
+    assert b"7.0" in (run / MODEL).read_bytes()[place : place + 3]
+    with pytest.raises(TinygifError, match="is damaged"):
+        checkpoint.read_about(run / MODEL)
+
+
+@pytest.mark.parametrize("name", ["arrays", "json"])
+def test_a_checksum_that_lost_its_name_is_no_old_file(run, name):
+    """Or one flip would switch it off, and another could follow."""
+    path = run / MODEL
+    data = path.read_bytes()
+    place = data.rindex(f'\\"{name}\\": '.encode()) + 2
+    path.write_bytes(flipped(data, place))
+    with pytest.raises(TinygifError, match="is damaged"):
+        checkpoint.load_model(path)
+
+
+def test_other_types_of_the_same_size_are_noticed(run):
+    """float32 read as int32 would be other numbers."""
+    path = run / MODEL
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"', 1))
+    with pytest.raises(TinygifError, match="is damaged"):
+        checkpoint.load_model(path)
+
+
+def test_files_of_older_versions_have_no_checksums_and_load(start, run):
+    def forget(arrays, about):
+        del about["arrays"], about["json"]
+
+    for name in (MODEL, STATE):
+        rewrite(run / name, forget)
+    same(checkpoint.load_model(run / MODEL)[0], start.ema)
+    same(training.load_state(run)[0], start)
+
+
+def test_the_shipped_weights_have_checksums(tmp_path):
+    from tinygif.pipeline import SHIPPED
+
+    data = SHIPPED.read_bytes()
+    checkpoint.load_model(SHIPPED)
+    (tmp_path / MODEL).write_bytes(flipped(data, len(data) // 2))
+    with pytest.raises(TinygifError, match="is damaged"):
+        checkpoint.load_model(tmp_path / MODEL)
+
+
+# ---- hostile headers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("section", "name", "value"), [
+    ("diffusion", "diffusion_steps", 10**12), ("model", "width", 10**9), ("model", "time_patch", 0),
+    ("model", "multipliers", [1] * 3000), ("model", "middle", "conv"), ("data", "size", "16"),
+    ("text", "text", "bert"), ("train", "batch_size", 0), ("sample", "sample_steps", 0),
+])  # fmt: skip
+def test_a_hostile_config_is_refused_before_anything_is_built(
+    run, monkeypatch, section, name, value
+):
+    """Without checksums, which whoever writes such a file can write, too."""
+
+    def change(arrays, about):
+        del about["arrays"], about["json"]
+        about["config"][section][name] = value
+
+    rewrite(run / MODEL, change)
+    monkeypatch.setattr("tinygif.config.Config.init", lambda *_, **__: pytest.fail("it built"))
+    monkeypatch.setattr("tinygif.config.DiffusionConfig.build", pytest.fail)
+    for read in (checkpoint.read_about, checkpoint.load_model):
+        with pytest.raises(TinygifError, match=f"{MODEL} was written by .*{name}"):
+            read(run / MODEL)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("words", "left"), ("words", [1]), ("words", None), ("step", "7"), ("step", -1), ("step", 1.5),
+])  # fmt: skip
+def test_words_and_step_have_their_types(run, name, value):
+    def change(arrays, about):
+        del about["arrays"], about["json"]
+        about[name] = value
+
+    rewrite(run / MODEL, change)
+    with pytest.raises(TinygifError, match=f"another version.*expected a .*{name}"):
+        checkpoint.read_about(run / MODEL)
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, "[]", "3", '{"colour": 1}'])
+def test_json_that_is_no_description_is_refused(run, text):
+    rewrite(run / MODEL, lambda arrays, about: {checkpoint.METADATA_KEY: text})
+    with pytest.raises(TinygifError, match="another version"):
+        checkpoint.load_model(run / MODEL)
+
+
+@pytest.mark.parametrize("header", [
+    {"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}},
+    {"x": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 16]}},
+    {"x": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}},
+    {"x": {"dtype": "F32", "shape": [4], "data_offsets": [16, 0]}},
+    {"x": {"dtype": "F7", "shape": [4], "data_offsets": [0, 16]}},
+    {"x": {"dtype": "F8_E8M0", "shape": [16], "data_offsets": [0, 16]}},
+    {"x": {"dtype": "F4", "shape": [32], "data_offsets": [0, 16]}},
+    {"x": {"dtype": "C64", "shape": [2], "data_offsets": [0, 16]}},
+])  # fmt: skip
+def test_sizes_and_types_in_the_header_must_fit_the_file(tmp_path, header):
+    header |= {"__metadata__": {checkpoint.METADATA_KEY: json.dumps(
+        {"config": dataclasses.asdict(CONFIG), "words": [], "step": 0}
+    )}}  # fmt: skip
+    text = json.dumps(header).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
+    template = {"x": jax.ShapeDtypeStruct(header["x"]["shape"], jnp.float32)}
+    with pytest.raises(TinygifError, match="a.safetensors"):
+        checkpoint.read(path, template)
+
+
+def test_an_export_names_a_tower_but_not_its_place(start, tmp_path):
+    """A name on the hub stays whole. The pooled vectors of a tower are no matter here."""
+    for text, exported in (("/home/me/towers/small", "small"), ("me/tower", "me/tower")):
+        about = ABOUT._replace(config=replace(CONFIG, text=replace(CONFIG.text, text=text)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoint, "load_model", lambda path, about=about: (start.ema, about))
+            checkpoint.export(tmp_path, tmp_path / "small.safetensors")
+        data = (tmp_path / "small.safetensors").read_bytes()
+        assert b"/home/me" not in data and f'\\"text\\": \\"{exported}\\"'.encode() in data

@@ -9,6 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,10 +31,12 @@ from tinygif.clips import (
     read_report,
     read_rows,
     show_clips,
+    sources,
     statistics,
 )
 from tinygif.clips.__main__ import Prepare, Show, main
 from tinygif.clips.prepare import map_clips
+from tinygif.clips.sources import Item
 from tinygif.errors import TinygifError
 from tinygif.gif import read_gif, write_gif
 
@@ -158,6 +163,17 @@ def test_counts_below_one_are_refused(whole, tmp_path):
         show_clips(whole, tmp_path / "a.gif", 0)
 
 
+def test_a_long_gif_needs_little_memory(tmp_path):
+    """600 frames are 118 MB at this size; 16 of them are 3."""
+    path = steps(tmp_path / "a.gif", [20 + 10 * (k % 2) for k in range(600)], side=2)
+    tracemalloc.start()
+    clip, delays = read_clip(path, Settings(size=256, frames=16))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert clip.nbytes == 16 * 256 * 256 * 3 and len(delays) == 600
+    assert peak < 4 * clip.nbytes
+
+
 # ---- all files -------------------------------------------------------------------------------
 
 
@@ -182,6 +198,65 @@ def test_every_file_is_kept_or_skipped_with_a_reason(source, whole):
 @pytest.mark.slow
 def test_more_workers_make_the_same_bytes(source, whole, tmp_path):
     assert same(prepare_clips(source, tmp_path / "set", SMALL, workers=2), whole)
+
+
+def test_a_part_of_large_clips_holds_few(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "PART_BYTES", 2 * 4 * 8 * 8 * 3)
+    monkeypatch.setattr(prepare, "join", None)
+    with pytest.raises((TypeError, TinygifError)):
+        prepare_clips(source, tmp_path / "set", SMALL, workers=1)
+    parts = sorted((tmp_path / "set" / ".tinygif-preparing").glob("*.npz"))
+    assert len(parts) == 8 and len(np.load(parts[0])["clips"]) <= 2
+
+
+def test_as_many_workers_as_cores_that_may_be_used(source, tmp_path, monkeypatch):
+    """Up to a bound, and no more than there is work for."""
+    counts = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers, *_, **__):
+            counts.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr(prepare, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(prepare, "PART", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 512)
+    for cores in (1, 2, 300):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
+        prepare_clips(source, tmp_path / f"{cores}", SMALL)
+    assert counts == [1, 2, 2]
+    many = [Item(f"{i}.gif", None, (), "not found") for i in range(500)]
+    prepare.decode(many, SMALL, tmp_path, "key", None)
+    assert counts[-1] == prepare.MAX_WORKERS
+
+
+def test_who_decodes_imports_no_jax():
+    """Which would take 190 MB in each worker."""
+    code = "import sys; import tinygif.clips.prepare; sys.exit('jax' in sys.modules)"
+    root = Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+with open(sys.argv[3], "a") as log:
+    print(__name__, file=log)
+from tinygif import clips
+clips.prepare.PART = 4
+clips.prepare_clips(Path(sys.argv[1]), Path(sys.argv[2]), clips.Settings(8, 4), workers=2)
+"""
+
+
+@pytest.mark.slow
+def test_workers_do_not_run_the_script_again(source, whole, tmp_path):
+    """A script such as train.py imports JAX; and one may do its work without asking for its name."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    subprocess.run(
+        [sys.executable, tmp_path / "script.py", source, tmp_path / "set", tmp_path / "log"],
+        check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert (tmp_path / "log").read_text() == "__main__\n" and same(tmp_path / "set", whole)
 
 
 WRITES = 4 + 3  # parts, then the array, captions, and the report
@@ -242,7 +317,7 @@ def test_a_killed_one_goes_on_to_the_same_bytes(source, whole, tmp_path, when):
         env={**os.environ, "PYTHONPATH": str(root)},
     )  # fmt: skip
     assert child.returncode == -signal.SIGKILL, child.stderr
-    assert len(list(out.glob("parts-*/*.npz"))) == min(when, 4)
+    assert len(list(out.glob(".tinygif-preparing/*.npz"))) == min(when, 4)
     assert len(list(out.rglob(".*.part"))) == 1
     assert same(prepare_clips(source, out, SMALL, workers=1), whole)
 
@@ -252,6 +327,136 @@ def test_a_finished_one_is_not_made_again_and_not_written_over(source, whole, mo
     assert prepare_clips(source, whole, SMALL) == whole
     with pytest.raises(TinygifError, match="other content or other settings: choose another --out"):
         prepare_clips(source, whole, Settings(size=16, frames=4))
+
+
+def test_nothing_of_the_users_is_deleted(tmp_path):
+    """Also where clips are prepared in their own folder, among other files of theirs."""
+    source = make(tmp_path / "gifs", 3, broken=False)
+    make(source / "parts-1", 2, broken=False)
+    (source / "parts-1" / "000000.npz").write_text("mine")
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    for _ in range(2):
+        assert prepare_clips(source, source, SMALL, workers=1) == source
+        after = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+        assert {path.name for path in after.keys() - before.keys()} == {*PARTS}
+        assert after | before == after
+
+
+@pytest.mark.parametrize("name", [*PARTS, ".tinygif-preparing"])
+def test_a_folder_that_has_such_files_of_others_is_refused(source, tmp_path, monkeypatch, name):
+    out = tmp_path / "set"
+    out.mkdir()
+    (out / name).write_text("mine")
+    monkeypatch.setattr(prepare, "decode", None)
+    with pytest.raises(TinygifError, match="expected .*, got .*set"):
+        prepare_clips(source, out, SMALL)
+    assert [path.name for path in out.iterdir()] == [name] and (out / name).read_text() == "mine"
+
+
+def test_what_somebody_put_into_the_folder_of_parts_stays(source, tmp_path):
+    work = tmp_path / "set" / ".tinygif-preparing"
+    work.mkdir(parents=True)
+    (work / "thesis.txt").write_text("mine")
+    prepare_clips(source, tmp_path / "set", SMALL, workers=1)
+    assert [path.name for path in work.iterdir()] == ["thesis.txt"]
+
+
+def test_of_two_that_prepare_one_folder_one_waits(source, whole, tmp_path, monkeypatch, capsys):
+    """And finds the set finished."""
+    out, said, results = tmp_path / "set", "", []
+    monkeypatch.setattr(prepare, "decode", None)
+    second = threading.Thread(target=lambda: results.append(prepare_clips(source, out, SMALL)))
+    with files.lock(out / ".tinygif-preparing" / "lock"):
+        second.start()
+        while f"another process prepares {out}; waiting" not in said:
+            said += capsys.readouterr().out
+            assert second.is_alive()
+        for name in PARTS:
+            shutil.copy(whole / name, out)
+        shutil.rmtree(out / ".tinygif-preparing")  # as the first one does at last
+    second.join()
+    assert results == [out] and same(out, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_that_start_together_make_one_set(source, whole, tmp_path, count):
+    run = [sys.executable, "-c", TOGETHER, source, tmp_path / "set"]
+    root = str(Path(__file__).parents[1])
+    children = [subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                 env={**os.environ, "PYTHONPATH": root})
+                for _ in range(count)]  # fmt: skip
+    said = [child.communicate() for child in children]
+    assert [child.returncode for child in children] == [0] * count, said
+    assert sum("waiting for it" in out for out, _ in said) >= 1
+    assert same(tmp_path / "set", whole)
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+from tinygif import clips
+clips.prepare.PART = 4
+read = clips.prepare.read_clip
+clips.prepare.read_clip = lambda *args: __import__("time").sleep(0.3) or read(*args)
+clips.prepare_clips(Path(sys.argv[1]), Path(sys.argv[2]), clips.Settings(8, 4), workers=1)
+"""
+
+
+@pytest.fixture
+def links(source, tmp_path, monkeypatch):
+    """A table of four links, of which those in `failures` give nothing."""
+    failures, folder = {}, tmp_path / "cache" / "tgif"
+    monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path / "cache"))
+
+    def download(urls, folder):
+        for url in urls:
+            if url not in failures:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source / url[-6:], folder / sources.file_name(url))
+        return {url: failures[url] for url in urls if url in failures}
+
+    monkeypatch.setattr(sources, "download_gifs", download)
+    urls = [f"http://a.test/0{i}.gif" for i in range(4)]
+    (tmp_path / "links.tsv").write_text("".join(f"{url}\ta caption\n" for url in urls))
+    return SimpleNamespace(table=tmp_path / "links.tsv", failures=failures, urls=urls)
+
+
+@pytest.mark.parametrize("why", ["refused: 403", "no answer: timed out"])
+def test_a_link_that_arrives_later_leaves_a_finished_set_as_it_is(links, tmp_path, capsys, why):
+    """And it says so. Nor does it matter that other links fail than before."""
+    links.failures[links.urls[2]] = why
+    out = prepare_clips(links.table, settings=SMALL, workers=1)
+    assert read_report(out)["skips"] == {links.urls[2]: why}
+    assert "have arrived" not in capsys.readouterr().out
+    finished = {name: (out / name).read_bytes() for name in PARTS}
+    links.failures.clear()
+    links.failures[links.urls[3]] = why
+    assert prepare_clips(links.table, settings=SMALL, workers=1) == out
+    assert prepare_clips(links.table, out, SMALL, workers=1) == out
+    assert f"1 clips have arrived since {out} was prepared, and are not in it" in (
+        capsys.readouterr().out
+    )
+    assert {name: (out / name).read_bytes() for name in PARTS} == finished
+
+
+def test_a_link_that_arrives_before_the_set_is_finished_is_in_it(links, tmp_path, monkeypatch):
+    """Only the part where it belongs is made again."""
+    monkeypatch.setattr(prepare, "PART", 2)
+    links.failures[links.urls[2]] = "no answer: timed out"
+    join = prepare.join
+    monkeypatch.setattr(prepare, "join", None)
+    with pytest.raises(TypeError):
+        prepare_clips(links.table, tmp_path / "set", SMALL, workers=1)
+    monkeypatch.setattr(prepare, "join", join)
+    links.failures.clear()
+    seen = []
+    monkeypatch.setattr(
+        prepare, "read_clip", lambda path, s: seen.append(path) or read_clip(path, s)
+    )
+    prepare_clips(links.table, tmp_path / "set", SMALL, workers=1)
+    assert len(seen) == 2 and read_report(tmp_path / "set")["kept"] == 4
+    assert [row["name"] for row in read_rows(tmp_path / "set")] == links.urls
 
 
 def test_the_cache_goes_by_content_and_settings(tmp_path):
@@ -279,8 +484,8 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(source, whole, tmp_path, mo
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(TinygifError, match="could not write .*No space left on device"):
         prepare_clips(source, tmp_path / "set", SMALL, workers=1)
-    written = [path for path in (tmp_path / "set").rglob("*") if path.is_file()]
-    assert len(written) == when and all(path.suffix != ".part" for path in written)
+    written = {path.name for path in (tmp_path / "set").rglob("*") if path.is_file()} - {"lock"}
+    assert len(written) == when and not any(name.endswith(".part") for name in written)
     monkeypatch.setattr(files.os, "fsync", sync)
     assert same(prepare_clips(source, tmp_path / "set", SMALL, workers=1), whole)
 

@@ -22,6 +22,7 @@ from tiny import CONFIG
 
 from tinygif.config import (
     BOUNDS,
+    LARGEST,
     MODELS,
     PRESETS,
     Config,
@@ -267,7 +268,7 @@ values = st.fixed_dictionaries({
         "logit_normal": st.none() | st.tuples(st.floats(-2, 2), st.floats(0.1, 2)),
     }),
     "train": st.fixed_dictionaries({
-        "minutes": st.none() | st.floats(0, 99), "seed": st.integers(0)
+        "minutes": st.none() | st.floats(0.01, 99), "seed": st.integers(0, 2**32 - 1),
     }),
     "sample": st.fixed_dictionaries({"eta": st.none() | st.floats(0, 1)}),
 })  # fmt: skip
@@ -288,6 +289,51 @@ def test_fields_left_out_get_defaults_and_unknown_ones_are_refused():
     assert from_dict(Config, {"data": {"size": 64}}) == Config(data=DataConfig(size=64))
     with pytest.raises(ValueError, match=r"unknown fields of DataConfig: \['colour'\]; .*'size'"):
         from_dict(Config, {"data": {"colour": 1}})
+
+
+HOSTILE = [
+    ("diffusion", "diffusion_steps", 1e12), ("diffusion", "diffusion_steps", 10**12),
+    ("diffusion", "diffusion_steps", "1000"), ("diffusion", "diffusion_steps", True),
+    ("diffusion", "schedule", "sudden"), ("diffusion", "shift", math.inf),
+    ("diffusion", "shift", math.nan), ("diffusion", "shift", 10**400),
+    ("diffusion", "logit_normal", [1.0]), ("diffusion", "logit_normal", [0.0, math.nan]),
+    ("model", "model", "transformer"), ("model", "model", ["unet"]), ("model", "width", 10**9),
+    ("model", "width", [64]), ("model", "width", None), ("model", "multipliers", 3),
+    ("model", "multipliers", [1, 10**9]), ("model", "multipliers", [1] * 10**5),
+    ("model", "multipliers", [1.0, 2.0]), ("model", "levels", "time"), ("model", "levels", [3]),
+    ("model", "middle", [""] * 1000), ("model", "blocks", 10**5), ("model", "pixel_shuffle", "yes"),
+    ("text", "text_depth", 10**6), ("text", "max_tokens", 10**9), ("text", "text_width", 10**9),
+    ("text", "text_dims", [10**9, 1]), ("text", "text_dims", [64]), ("text", "text", 7),
+    ("data", "size", 10**6), ("data", "frames", -5), ("data", "channels", True),
+    ("data", "hold_out", "no"), ("data", "dataset", None), ("data", "fps", {}),
+    ("train", "seed", 2**70), ("train", "accumulate", 10**6), ("train", "bfloat16", 1),
+    ("sample", "guidance", "3"), ("sample", "solver", ["ddpm"]), ("sample", "eta", -1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("section", "name", "value"), HOSTILE)
+def test_a_hostile_value_is_refused_by_its_name(section, name, value):
+    """In a sentence that is short, however long the value is."""
+    with pytest.raises(TinygifError, match=f"expected .*{name}.*, got ") as error:
+        from_dict(Config, {section: {name: value}})
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("value", [None, [], "{", 3, {"data": []}, {"train": "fast"}])
+def test_what_is_no_dictionary_is_refused(value):
+    with pytest.raises(TinygifError, match="expected a dictionary of the fields of .*Config, got"):
+        from_dict(Config, value)
+
+
+def test_every_size_has_an_upper_bound():
+    """A number without one may be up to 10^9, which must not decide what is built."""
+    harmless = {"fps", "shift", "sample_steps", "short_frames", "logit_normal", "full_attention",
+                "channels", "digits"} | {*BOUNDS["train"], *BOUNDS["sample"], "gamma"}  # fmt: skip
+    for section in SECTIONS:
+        for name, kind in get_type_hints(type(getattr(CONFIG, section))).items():
+            numbers = {kind, *get_args(kind)} & {int, float}
+            if numbers and name not in harmless and BOUNDS.get(section, {}).get(name, "  ")[1]:
+                assert name in LARGEST or BOUNDS[section][name][1] is not None, name
 
 
 # ---- the schedule ----------------------------------------------------------------------------

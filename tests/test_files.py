@@ -1,5 +1,6 @@
 """files.py: a file is whole or not there, whatever kills, fills or damages. Lesson 15."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -137,6 +138,27 @@ def test_leftovers_of_dead_processes_go_and_those_of_live_ones_stay(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {name, *others}
 
 
+def test_threads_that_write_one_file_do_not_meet(tmp_path):
+    """Each has a half-written file of its own."""
+    starting, failures = threading.Barrier(4), []
+
+    def write(data):
+        try:
+            with files.whole_file(tmp_path / "x") as file:
+                file.write(data)
+                starting.wait()
+        except TinygifError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(bytes([i]) * 1000,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == [] and [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert len(set((tmp_path / "x").read_bytes())) == 1
+
+
 WRITE_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
@@ -233,6 +255,26 @@ def test_a_lock_may_be_waited_for(tmp_path, capsys):
     assert order == ["first", "second"]
 
 
+def test_a_lock_may_be_waited_for_where_its_folder_disappears(tmp_path, capsys):
+    """Who had it may delete the folder at the end, as the command that prepares clips does."""
+    path, held, entered = tmp_path / "work" / "lock", threading.Event(), []
+
+    def first():
+        with files.lock(path):
+            held.set()
+            while "waiting" not in capsys.readouterr().out:
+                time.sleep(0.01)
+            shutil.rmtree(path.parent)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    held.wait()
+    with files.lock(path, waiting="waiting for the other"):
+        thread.join()
+        entered.append(path.exists())
+    assert entered == [True]
+
+
 HOLD = """
 import sys
 from pathlib import Path
@@ -272,6 +314,16 @@ class Server(BaseHTTPRequestHandler):
                 return self.send_error(404, "not\nhere")
             case "/broken":
                 return self.wfile.write(b"no HTTP at all\r\n\r\n")
+            case "/slow-headers":
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
+                with contextlib.suppress(ConnectionError):
+                    while not self.server.over.wait(0.05):
+                        self.wfile.write(b"x")
+                return
+            case "/away":
+                self.send_response(302)
+                self.send_header("Location", self.server.to)
+                return self.end_headers()
         self.send_response(200)
         if self.path != "/without-length":
             self.send_header("Content-Length", str(len(DATA)))
@@ -361,3 +413,101 @@ def test_a_download_that_no_link_has_leaves_no_file(server, tmp_path, name, says
     with pytest.raises(OSError, match=f"no link gave digits.gz: .*{says}"):
         files.download([server.url + name], tmp_path / "cache" / "digits.gz", DIGEST)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_headers_that_come_too_slowly_are_not_waited_for(server):
+    """Each byte comes within the time-out for one byte."""
+    with pytest.raises(OSError, match="too slow"):
+        files.fetch(server.url + "/slow-headers", longest=0.3, timeout=5.0)
+
+
+# ---- where links out of data files may lead --------------------------------------------------
+
+
+@pytest.mark.parametrize("address", [
+    "127.0.0.1", "127.255.0.9", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.1.1",
+    "100.64.0.1", "192.0.2.1", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255",
+    "::", "::1", "fe80::1", "fe80::1%1", "fc00::1", "fd12::1", "fec0::1", "ff02::1", "2001:db8::1",
+    "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::127.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::",
+])  # fmt: skip
+def test_private_and_reserved_addresses_are_not_public(address):
+    assert not files.is_public(address)
+    with pytest.raises(PermissionError, match="host.test is .*, no public address"):
+        files.public_addresses("host.test", lambda *_, **__: [(0, 0, 0, "", (address, 0))])
+
+
+def test_addresses_of_the_internet_are_public():
+    addresses = ["93.184.216.34", "2606:2800:220:1::1", "64:ff9b::5db8:d822", "2002:5db8:d822::"]
+    answer = [(0, 0, 0, "", (address, 0)) for address in ("10.0.0.1", *addresses, addresses[0])]
+    assert files.public_addresses("host.test", lambda *_, **__: answer) == addresses
+    assert files.public_addresses("93.184.216.34") == ["93.184.216.34"]
+    for private in ("127.0.0.1", "2130706433", "localhost", "0x7f.1"):
+        with pytest.raises(PermissionError):
+            files.public_addresses(private)
+
+
+def resolver(asked, **hosts):
+    def resolve(host):
+        asked.append(host)
+        return hosts[host] if host in hosts else files.public_addresses(host)
+
+    return resolve
+
+
+def test_the_address_that_is_connected_to_is_the_one_that_was_checked(server):
+    """The name itself is unknown; so nobody asks for its address once more."""
+    asked, port = [], server.server_port
+    resolve = resolver(asked, good=["127.0.0.1"])
+    assert files.fetch(f"http://good:{port}/good", resolve=resolve) == DATA and asked == ["good"]
+    closed = resolver(asked, good=["127.0.0.3", "127.0.0.1"])  # the first refuses
+    assert files.fetch(f"http://good:{port}/good", resolve=closed) == DATA
+
+
+@pytest.mark.parametrize(("to", "says"), [
+    ("http://127.0.0.2:{port}/good", "127.0.0.2, no public address"),
+    ("http://2130706434:{port}/good", "127.0.0.2, no public address"),
+    ("http://%31%32%37.0.0.2:{port}/good", "127.0.0.2, no public address"),
+    ("//127.0.0.2:{port}/good", "127.0.0.2, no public address"),
+    ("https://[::1]:{port}/good", "::1, no public address"),
+    ("ftp://good:{port}/good", "unknown url type: ftp"),
+    ("file:///etc/hostname", "302"),
+])  # fmt: skip
+def test_each_redirect_is_checked(server, to, says):
+    asked, port = [], server.server_port
+    server.asked.clear()
+    server.to = to.format(port=port)
+    with pytest.raises(OSError, match=says):
+        files.fetch(f"http://good:{port}/away", resolve=resolver(asked, good=["127.0.0.1"]))
+    assert [path for path, _ in server.asked] == ["/away"]
+
+
+def test_redirects_that_may_be_followed_are(server):
+    asked, port = [], server.server_port
+    server.to = f"http://other:{port}/good"
+    resolve = resolver(asked, good=["127.0.0.1"], other=["127.0.0.1"])
+    assert files.fetch(f"http://good:{port}/away", resolve=resolve) == DATA
+    assert asked == ["good", "other"]
+    server.to = f"http://127.0.0.2:{port}/good"  # a link that the person named may lead anywhere
+    with pytest.raises(OSError) as error:  # but there nobody listens
+        files.fetch(f"http://127.0.0.1:{port}/away")
+    assert "public" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "file:///etc/hostname", "data:,x"])
+def test_only_links_of_the_web_are_opened(url):
+    """Also where the person names them."""
+    with pytest.raises(OSError, match="unknown url type"):
+        files.fetch(url)
+
+
+def test_a_proxy_of_the_person_may_be_private(server, monkeypatch):
+    """It connects, so addresses are checked as far as they are known here."""
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("no_proxy", "")
+    server.asked.clear()
+    for known in (files.public_addresses, resolver([], host=["127.0.0.1"])):
+        assert files.fetch("http://host.invalid/good", resolve=known) == DATA
+    for private in ("http://127.0.0.2/good", "http://%31%32%37.0.0.2/good", "http://localhost/"):
+        with pytest.raises(OSError, match="no public address"):
+            files.fetch(private, resolve=files.public_addresses)
+    assert [path for path, _ in server.asked] == ["http://host.invalid/good"] * 2

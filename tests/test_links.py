@@ -190,6 +190,7 @@ def test_of_two_downloads_into_one_folder_one_waits(server, tmp_path, capsys):
         second.start()
         while "another process downloads into" not in said:
             said += capsys.readouterr().out
+            assert second.is_alive()
         assert not Server.seen
         for url in urls:
             (tmp_path / file_name(url)).write_bytes(GIF)

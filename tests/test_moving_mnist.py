@@ -6,8 +6,11 @@ Lesson 14.
 import gzip
 import hashlib
 import http.server
+import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -470,13 +473,61 @@ def test_where_one_mirror_is_bad_the_next_one_serves(mirrors, server, manner):
     assert len(server.asked) == 8
 
 
+@pytest.mark.parametrize("count", [2, 8])
+def test_runs_that_start_together_get_the_same_digits(mirrors, server, capsys, count):
+    """All wait until the first has them; nobody is left with the bundled ones."""
+    cache = mirrors("good")
+    starting, found = threading.Barrier(count), []
+
+    def run():
+        starting.wait()
+        found.append(load_digits(None)[2])
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [str(cache)] * count and "bundled" not in capsys.readouterr().err
+    assert sorted(server.asked) == sorted(("good", name) for name in FILES)
+    assert {file.name: file.read_bytes() for file in cache.iterdir()} == FILES
+
+
+PROCESS = """
+import json, sys
+from tinygif import moving_mnist
+moving_mnist.MIRRORS, moving_mnist.SHA256 = json.loads(sys.argv[1])
+print(moving_mnist.load_digits(None)[2])
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_start_together_get_the_same_digits(mirrors, server):
+    cache = mirrors("good")
+    words = json.dumps([moving_mnist.MIRRORS, moving_mnist.SHA256])
+    children = [subprocess.Popen([sys.executable, "-c", PROCESS, words], stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+                for _ in range(3)]  # fmt: skip
+    said = [child.communicate() for child in children]
+    assert [out.split("\n")[-2] for out, _ in said] == [str(cache)] * 3, said
+    assert len(server.asked) == 4
+
+
+def test_digits_that_are_there_need_no_lock(mirrors, monkeypatch):
+    """The cache may be one that cannot be written to."""
+    cache = mirrors("good")
+    load_digits(None)
+    monkeypatch.setattr(moving_mnist, "lock", None)
+    assert load_digits(None)[2] == str(cache)
+
+
 def test_an_interrupted_download_is_gone_on_with(mirrors, server, tmp_path):
     cache = mirrors("good")
     cache.mkdir(parents=True)
     names = sorted(FILES)
     (cache / names[0]).write_bytes(FILES[names[0]])
     dead = 2**22 + 1  # no process has such a number
-    (cache / f".{names[1]}.{socket.gethostname()}-{dead}.part").write_bytes(b"half of it")
+    (cache / f".{names[1]}.{socket.gethostname()}-{dead}-7.part").write_bytes(b"half of it")
     assert load_digits(None)[2] == str(cache)
     assert sorted(name for _, name in server.asked) == names[1:]
     assert {file.name: file.read_bytes() for file in cache.iterdir()} == FILES

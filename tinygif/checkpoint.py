@@ -6,13 +6,15 @@ Names are the paths of the pytree, so a renamed or reshaped layer is refused wit
 Lesson 15.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from tinygif.config import Config, from_dict
-from tinygif.errors import TinygifError
+from tinygif.config import Config, from_dict, shorten
+from tinygif.errors import TinygifError, expect
 from tinygif.files import write_whole
 from tinygif.text import TextToGif, Tokenizer
 
@@ -36,8 +38,10 @@ class About(NamedTuple):
     words: list[str]
     step: int
 
-    def to_json(self) -> str:
-        return json.dumps(self._asdict() | {"config": dataclasses.asdict(self.config)})
+    def to_json(self, arrays: str) -> str:
+        """With two checksums: that of the arrays, which is given, and that of all this."""
+        values = self._asdict() | {"config": dataclasses.asdict(self.config), "arrays": arrays}
+        return json.dumps(values | {"json": text_digest(json.dumps(values))})
 
 
 # ---- names -----------------------------------------------------------------------------------
@@ -96,38 +100,92 @@ def write(path: Path, tree: PyTree, about: About) -> None:
 
     # safetensors takes the memory as it lies: anything but C order would be written scrambled
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in named(tree).items()}
-    write_whole(path, save(arrays, {METADATA_KEY: about.to_json()}))
+    write_whole(path, save(arrays, {METADATA_KEY: about.to_json(digest(arrays))}))
+
+
+def digest(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of arrays: of their names, types, shapes and values."""
+    total = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        total.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        total.update(array.reshape(-1).view(np.uint8))
+    return total.hexdigest()
 
 
 def read_about(path: Path) -> About:
-    """What a checkpoint says of itself; its arrays are not read."""
-    from safetensors import SafetensorError, safe_open
+    """What a checkpoint says of itself; its arrays are not read.
 
+    Raises TinygifError if a config is in it that cannot work, or would take unreasonable sizes.
+    """
+    with open_file(path) as file:
+        values = read_values(file, path)
     try:
-        with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise TinygifError(f"cannot read the checkpoint {path}: {error}") from error
-    if METADATA_KEY not in metadata:
-        raise TinygifError(f"{path} holds weights, but no tinygif config: not one of ours?")
-    try:
-        values = json.loads(metadata[METADATA_KEY])
-        return About(from_dict(Config, values["config"]), values["words"], values["step"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        config, words, step = from_dict(Config, values["config"]), values["words"], values["step"]
+        is_list = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        expect(is_list, "a list of words", shorten(words))
+        expect(type(step) is int and step >= 0, "a step of at least 0", shorten(step))
+        config.check()
+        has_dims = config.text.text == "words" or config.text.text_dims is not None
+        expect(has_dims, f"text_dims for {config.text.text}", None)
+    except (ValueError, KeyError) as error:
         raise TinygifError(
-            f"{path} was written by another version of tinygif ({error}): sample and train with "
-            "that version, or train anew"
+            f"{path} was written by another version of tinygif, or is damaged ({error}): sample "
+            "and train with that version, or train anew"
         ) from error
+    return About(config, words, step)
 
 
 def read(path: Path, template: PyTree) -> PyTree:
     """Fill a pytree of shapes with the arrays of a file, by name; refuse what does not fit."""
-    from safetensors.numpy import load_file
-
-    arrays, wanted = load_file(path), named(template)
-    shapes = ({name: leaf.shape for name, leaf in tree.items()} for tree in (arrays, wanted))
-    check_names(*shapes, str(path))
+    with open_file(path) as file:
+        checksum = read_values(file, path).get("arrays")
+        wanted = named(template)
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        check_names(shapes, {name: leaf.shape for name, leaf in wanted.items()}, str(path))
+        arrays = {name: file.get_tensor(name) for name in shapes}
+    if checksum not in (None, digest(arrays)):  # older versions wrote none
+        raise damaged(path)
     return fill(template, arrays.__getitem__)
+
+
+@contextlib.contextmanager
+def open_file(path: Path) -> Iterator[Any]:
+    """A safetensors file, whose sizes safetensors has checked against its header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise TinygifError(f"cannot read the checkpoint {path}: {error}") from error
+
+
+def read_values(file: Any, path: Path) -> dict[str, Any]:
+    """The JSON of a checkpoint that is open, if it is what was written."""
+    metadata = file.metadata() or {}
+    if METADATA_KEY not in metadata:
+        raise TinygifError(f"{path} holds weights, but no tinygif config: not one of ours?")
+    try:
+        values = json.loads(metadata[METADATA_KEY])
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict) or set(values) - {*About._fields, "arrays", "json"}:
+        raise damaged(path)
+    checksum = values.pop("json", None)  # older versions wrote none
+    if checksum not in (None, text_digest(json.dumps(values))):
+        raise damaged(path)
+    return values
+
+
+def text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def damaged(path: Path) -> TinygifError:
+    return TinygifError(
+        f"{path} is damaged, or was written by another version of tinygif: expected other content, "
+        "by the checksums in it. Take an earlier copy, or train anew"
+    )
 
 
 def model_template(about: About) -> TextToGif:
@@ -145,9 +203,11 @@ def load_model(path: Path) -> tuple[TextToGif, About]:
 def export(run: Path, path: Path) -> None:
     """A run's averaged weights in half precision, to be passed on: half the size, and no paths."""
     model, about = load_model(run / MODEL)
-    data = about.config.data
+    data, text = about.config.data, about.config.text
     data = dataclasses.replace(data, mnist_dir=None, dataset=Path(data.dataset).name)
-    about = about._replace(config=dataclasses.replace(about.config, data=data))
+    if Path(text.text).is_absolute():  # a tower in a folder; its revision tells it from others
+        text = dataclasses.replace(text, text=Path(text.text).name)
+    about = about._replace(config=dataclasses.replace(about.config, data=data, text=text))
     half = jax.tree.map(lambda a: a.astype("float16") if eqx.is_inexact_array(a) else a, model)
     write(path, half, about)
 

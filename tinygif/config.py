@@ -7,7 +7,8 @@ model's own fields stand with the model, in `unet.py`.
 import dataclasses
 import sys
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import jax
 from jaxtyping import Array, Key
@@ -253,24 +254,72 @@ def named_keys(seed: int) -> Keys:
     return Keys(*jax.random.split(jax.random.key(seed), 4))
 
 
+LARGEST = {
+    "size": 4096, "frames": 4096, "digit_size": 4096,
+    "text_dims": 2**16, "text_width": 2**14, "text_depth": 64, "max_tokens": 4096,
+    "width": 2**13, "multipliers": 256, "blocks": 8, "patch": 64, "time_patch": 256, "heads": 1024,
+    "head_dim": 1024, "diffusion_steps": 10**5, "batch_size": 2**20, "accumulate": 1024,
+}  # fmt: skip
+"""The largest value of fields that decide how much is built, in a config that comes from a file."""
+LARGEST_NUMBER, LONGEST_TUPLE = 10**9, 12  # of all other fields
+
+
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """A config from the plain values of `dataclasses.asdict`, as they come back from JSON.
 
-    Raises ValueError for fields that the class does not have.
+    Raises ValueError for fields that the class does not have, and for values of another type or
+    size than its fields take. So a hostile file is refused before anything is built.
     """
-    known = {f.name for f in dataclasses.fields(cls)}
-    if strange := sorted(set(values) - known):
-        raise ValueError(f"unknown fields of {cls.__name__}: {strange}; expected {sorted(known)}")
-    parts = {
-        "data": DataConfig, "text": TextConfig, "diffusion": DiffusionConfig,
-        "train": TrainConfig, "sample": SampleConfig,
-    }  # fmt: skip
-    fields = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            value = from_dict(parts.get(name) or MODELS[value["model"]], value)
-        fields[name] = tuple(value) if isinstance(value, list) else value
-    return cls(**fields)
+    what = f"a dictionary of the fields of {cls.__name__}"
+    expect(isinstance(values, dict), what, shorten(values))
+    types = get_type_hints(cls)
+    if strange := sorted(set(values) - set(types)):
+        raise ValueError(f"unknown fields of {cls.__name__}: {strange}; expected {sorted(types)}")
+    return cls(**{name: from_json(name, types[name], value) for name, value in values.items()})
+
+
+def from_json(name: str, kind: Any, value: Any) -> Any:
+    """The value of a field of a config: lists become tuples, dictionaries become configs."""
+    if dataclasses.is_dataclass(kind):
+        if name == "model" and isinstance(value, dict):
+            model = value.get("model", "unet")
+            known = isinstance(model, str) and model in MODELS
+            expect(known, f"a model of {', '.join(MODELS)}", shorten(model))
+            kind = MODELS[model]
+        return from_dict(kind, value)
+    value = tuple(value) if isinstance(value, list) else value
+    type_name = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+    expect(has_type(value, kind), f"{name} of type {type_name}", shorten(value))
+    low, high = next((part[name] for part in BOUNDS.values() if name in part), (None, None))
+    low = -LARGEST_NUMBER if low is None else low
+    high = LARGEST.get(name, LARGEST_NUMBER) if high is None else high
+    items = value if isinstance(value, tuple) else (value,)
+    expect(len(items) <= LONGEST_TUPLE, f"at most {LONGEST_TUPLE} {name}", len(items))
+    for item in items:
+        if isinstance(item, int | float):
+            check_range(name, item, low, high)
+    return value
+
+
+def has_type(value: Any, kind: Any) -> bool:
+    """Whether a value, with tuples for lists, is of a type as the fields of a config have it."""
+    origin, options = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return any(value == option and type(value) is type(option) for option in options)
+    if origin in (Union, UnionType):
+        return any(has_type(value, option) for option in options)
+    if origin is tuple:
+        if options[-1] is Ellipsis:
+            options = options[:1] * len(value) if isinstance(value, tuple) else ()
+        return (isinstance(value, tuple) and len(value) == len(options)
+                and all(map(has_type, value, options)))  # fmt: skip
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def shorten(value: Any) -> str:
+    """A value for a sentence, however long it is."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 # ---- presets ---------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import shutil
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -28,8 +27,17 @@ from tinygif.errors import TinygifError
 
 
 def cache_dir() -> Path:
-    """Where downloads and compiled programs are kept: $TINYGIF_CACHE, else ~/.cache/tinygif."""
-    return Path(os.environ.get("TINYGIF_CACHE", "~/.cache/tinygif")).expanduser()
+    """Where downloads and compiled programs are kept: $TINYGIF_CACHE, else ~/.cache/tinygif.
+
+    Raises TinygifError where there is no home directory to put it in.
+    """
+    chosen = os.environ.get("TINYGIF_CACHE") or "~/.cache/tinygif"
+    try:
+        return Path(chosen).expanduser()
+    except RuntimeError as error:  # so says pathlib
+        raise TinygifError(
+            f"found no home directory for {chosen}: set TINYGIF_CACHE to a folder for downloads"
+        ) from error
 
 
 # ---- writing ---------------------------------------------------------------------------------
@@ -128,8 +136,7 @@ def lock(path: Path, waiting: str | None = None) -> Iterator[None]:
                                "choose another --out") from error  # fmt: skip
         print(waiting, flush=True)
         while not held.is_locked:
-            path.parent.mkdir(parents=True, exist_ok=True)  # the other one may have deleted it
-            with contextlib.suppress(Timeout, FileNotFoundError):
+            with contextlib.suppress(Timeout, FileNotFoundError):  # its folder may just disappear
                 held.acquire(timeout=1)
     except OSError as error:
         raise TinygifError(
@@ -191,20 +198,20 @@ def fetch(
     watch = threading.Timer(longest, connections.close)
     watch.daemon = True
     watch.start()
-    began, parts, size = time.monotonic(), [], 0
+    parts, size = [], 0
     try:
         with connections.open(url, timeout) as reply:
             length = reply.headers.get("Content-Length")
             total = int(length) if length and length.isdigit() else None
             body = SimpleNamespace(read=reply.read1)  # what has come: read waits for all of a part
             with tqdm.wrapattr(body, "read", total, desc=title, disable=not title) as body:
-                while size <= most and (part := body.read(1 << 16)):
+                while not connections.closed and size <= most and (part := body.read(1 << 16)):
                     parts.append(part)
                     size += len(part)
-                    if time.monotonic() - began > longest:
-                        raise TimeoutError
+            if connections.closed:
+                raise TimeoutError
     except (OSError, HTTPException, ValueError) as error:
-        if not isinstance(error, HTTPError) and time.monotonic() - began > longest:
+        if connections.closed and not isinstance(error, HTTPError):
             raise TimeoutError("too slow") from error
         if isinstance(error, OSError):
             raise
@@ -221,7 +228,7 @@ class _Connections(web.HTTPSHandler, web.HTTPHandler):
 
     def __init__(self, resolve: Resolver | None):
         super().__init__()
-        self.resolve, self.opened = resolve, []
+        self.resolve, self.opened, self.closed = resolve, [], False
 
     def open(self, url: str, timeout: float) -> HTTPResponse:
         director = web.OpenerDirector()
@@ -253,7 +260,8 @@ class _Connections(web.HTTPSHandler, web.HTTPHandler):
         return super().do_open(remember, request, **options)
 
     def close(self) -> None:
-        """End the wait for headers that come too slowly."""
+        """End what takes too long, also a wait for headers."""
+        self.closed = True
         for connection in self.opened:
             with contextlib.suppress(OSError, AttributeError):  # it is None where nothing waits
                 connection.sock.shutdown(socket.SHUT_RDWR)
@@ -290,4 +298,5 @@ def is_public(address: str) -> bool:
     inner = getattr(ip, "sixtofour", None) or getattr(ip, "ipv4_mapped", None)
     if inner is not None:
         return is_public(str(inner))
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved)
+    is_local = getattr(ip, "is_site_local", False)
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or is_local)

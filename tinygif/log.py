@@ -75,15 +75,18 @@ class Log:
         with open(self.folder / FILE, "a") as file:
             print(json.dumps(line), file=file)
         self._line_began, self._clips, self._waited, self._steps = time.monotonic(), 0, 0.0, []
-        self._show(line, min(progress, 1.0))
+        speed = f"{line['clips_per_second']:.0f} clips/s"
+        self.show(progress, f"step {step}, loss {line['loss']:.3f}, {speed}")
 
-    def _show(self, line: dict, progress: float) -> None:
+    def show(self, progress: float, text: str) -> None:
+        """Draw the progress bar, from 0 to 1, with a text behind it."""
         from tqdm import tqdm
 
+        progress = min(progress, 1.0)
         self._bar = self._bar or tqdm(total=1.0, initial=progress, bar_format=BAR)
-        step, loss, speed = (line[name] for name in ("step", "loss", "clips_per_second"))
-        self._bar.set_postfix_str(f"step {step}, loss {loss:.3f}, {speed:.0f} clips/s", False)
+        self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(progress - self._bar.n)
+        self._bar.refresh()
         if progress == 1:
             self._bar.close()
 

@@ -209,7 +209,9 @@ def load(path: str | Path | None = None) -> Pipeline:
 def keep_compiled() -> None:
     """Keep compiled programs in the user's cache folder, so that the next start is quick.
 
-    The environment variable JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    The environment variable JAX_COMPILATION_CACHE_DIR names another folder, and
+    JAX_ENABLE_COMPILATION_CACHE=false turns this off.
     """
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

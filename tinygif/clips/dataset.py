@@ -160,12 +160,14 @@ def is_side(before: str, after: str) -> bool:
 
     It is a verb after a pronoun or a form of "have" ("he left"), and before an article or a pronoun
     ("a man left the room"). Before those it still is a side after an article, a possessive, some
-    prepositions, and a word in -s or -ing ("to the left a dog", "turns left the wheel"). What this
-    gets wrong, such as "a man left" and "right now", is rare in captions of clips.
+    prepositions, and a word in -s or -ing ("to the left a dog", "turns left the wheel") but for
+    "is" and "was". What this gets wrong, such as "a man left" and "right now", is rare in captions
+    of clips.
     """
     if before in NO_SIDE_AFTER:
         return False
-    return after not in NO_SIDE_BEFORE or before in SIDE_AFTER or before.endswith(("s", "ing"))
+    moves = before.endswith(("s", "ing")) and before not in ("is", "was")
+    return after not in NO_SIDE_BEFORE or before in SIDE_AFTER or moves
 
 
 # ---- what a prepared folder looks like -------------------------------------------------------
