@@ -8,6 +8,7 @@
 import secrets
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,13 +96,8 @@ def main(options: Options) -> None:
         prompts, seed=seed, **{name: getattr(options, name) for name in names}
     )
     print(f"{pipeline.path}: {len(prompts)} clip(s) in {steps} steps", flush=True)
-    decode = pipeline.model.codec.decode
-    if options.trajectory:
-        clips = film(decode(x) for x, _ in progress_bar(trajectory, steps))
-    else:
-        for x, _ in progress_bar(trajectory, steps):
-            pass
-        clips = decode(x)
+    decode, noisy = pipeline.model.codec.decode, (x for x, _ in progress_bar(trajectory, steps))
+    clips = film(map(decode, noisy)) if options.trajectory else decode(deque(noisy, maxlen=1).pop())
     gif.write(out, GeneratedClips(clips, prompts, fps).picture(options.scale), fps)
     print(f"wrote {out} in {time.time() - began:.1f} s, seed {seed}")
 

@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import itertools
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +30,7 @@ from tinygif.config import MODELS, PRESETS, Config, named_keys
 from tinygif.data import Dataset, Slice, prefetch, read_batch, slice_at
 from tinygif.datasets import defaults, open_dataset
 from tinygif.errors import expect, run_command
-from tinygif.gif import grid, write_gif
+from tinygif.gif import write_gif
 from tinygif.log import Log
 from tinygif.pipeline import Pipeline, find_checkpoint, keep_compiled, prompt_reader
 from tinygif.towers import resolve_tower
@@ -58,7 +57,7 @@ class Run(Config):
     diffusion are the defaults of flags, what fits is kept, new words get new rows."""
 
 
-def parse(arguments: Sequence[str]) -> Run:
+def parse(arguments: list[str]) -> Run:
     """The run that the flags describe. Some of them decide the defaults of the others."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(PRESETS), default="tiny")
@@ -79,7 +78,7 @@ def parse(arguments: Sequence[str]) -> Run:
         expect(not ignored, f"only {', '.join(RESUME_FLAGS[1:])} with --resume", ignored)
         default = replace(default, train=replace(default.train, steps=None, minutes=None))
     flags = Annotated[Run, tyro.conf.OmitArgPrefixes]
-    return tyro.cli(flags, args=list(arguments), default=default, description=__doc__)
+    return tyro.cli(flags, args=arguments, default=default, description=__doc__)
 
 
 # ---- data and state --------------------------------------------------------------------------
@@ -87,8 +86,7 @@ def parse(arguments: Sequence[str]) -> Run:
 
 def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
     """Step 0; what its checkpoints say of it; the data set; clips that are not trained on."""
-    steps, minutes = run.train.steps, run.train.minutes
-    expect(steps is not None or minutes is not None, "--steps N or --minutes M", "neither")
+    expect((run.train.steps, run.train.minutes) != (None, None), "--steps or --minutes", "neither")
     config = Config(**{f.name: getattr(run, f.name) for f in dataclasses.fields(Config)})
     config.check()
     config = replace(config, text=resolve_tower(config.text))
@@ -104,7 +102,7 @@ def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
 
 
 def resumed_run(run: Run, folder: Path) -> tuple[TrainState, About, Dataset, Dataset | None]:
-    """The same of a run that goes on, perhaps for longer than it was meant to."""
+    """The same for a run that goes on, with another length if --steps or --minutes is given."""
     state, about = training.load_state(folder)
     config, steps, minutes = about.config, run.train.steps, run.train.minutes
     if steps is not None or minutes is not None:
@@ -153,8 +151,7 @@ def train(
 
     def write_samples() -> None:  # the same prompts and noise every time
         pipeline = Pipeline(state.ema, config, about.words)
-        clips = pipeline(dataset.prompts, steps=min(25, schedule.T))
-        picture = grid(clips.array, captions=clips.captions, scale=max(1, 96 // data.size))
+        picture = pipeline(dataset.prompts, steps=min(25, schedule.T)).picture(96 // data.size)
         write_gif(folder / "samples" / f"{done:06d}.gif", picture, data.fps)
 
     step, state, tflop = training.make_step(config, mesh), training.replicate(state, mesh), {}

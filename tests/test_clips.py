@@ -24,6 +24,7 @@ from PIL import Image
 
 from tinygif import files, gif
 from tinygif.clips import (
+    ClipFolder,
     Settings,
     prepare,
     prepare_clips,
@@ -37,6 +38,7 @@ from tinygif.clips import (
 from tinygif.clips.__main__ import Prepare, Show, main
 from tinygif.clips.prepare import map_clips
 from tinygif.clips.sources import Item
+from tinygif.config import DataConfig
 from tinygif.errors import TinygifError
 from tinygif.gif import read_gif, write_gif
 
@@ -222,7 +224,8 @@ def test_as_many_workers_as_cores_that_may_be_used(source, tmp_path, monkeypatch
     monkeypatch.setattr(prepare, "PART", 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 512)
     for cores in (1, 2, 300):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
+        may_use = set(range(cores))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, x=may_use: x, raising=False)
         prepare_clips(source, tmp_path / f"{cores}", SMALL)
     assert counts == [1, 2, 2]
     many = [Item(f"{i}.gif", None, (), "not found") for i in range(500)]
@@ -244,13 +247,14 @@ with open(sys.argv[3], "a") as log:
     print(__name__, file=log)
 from tinygif import clips
 clips.prepare.PART = 4
-clips.prepare_clips(Path(sys.argv[1]), Path(sys.argv[2]), clips.Settings(8, 4), workers=2)
+if __name__ == "__main__":
+    clips.prepare_clips(Path(sys.argv[1]), Path(sys.argv[2]), clips.Settings(8, 4), workers=2)
 """
 
 
 @pytest.mark.slow
 def test_workers_do_not_run_the_script_again(source, whole, tmp_path):
-    """A script such as train.py imports JAX; and one may do its work without asking for its name."""
+    """A script such as train.py imports JAX."""
     (tmp_path / "script.py").write_text(SCRIPT)
     subprocess.run(
         [sys.executable, tmp_path / "script.py", source, tmp_path / "set", tmp_path / "log"],
@@ -547,10 +551,24 @@ def test_a_broken_folder_is_named(tmp_path, whole):
     (tmp_path / "clips.npy").write_bytes((whole / "clips.npy").read_bytes()[:-1])
     with pytest.raises(TinygifError, match=says):
         map_clips(tmp_path)
-    for text in ("", "{}", '{"settings": {"colour": 1}, "key": ""}'):
+    for text in ("", "{}", '{"settings": {"colour": 1}, "key": ""}', '{"settings": {}, "key": ""}'):
         (tmp_path / "report.json").write_text(text)
         with pytest.raises(TinygifError, match=says):
             read_report(tmp_path)
+
+
+def test_files_that_do_not_belong_together_are_named(tmp_path, whole):
+    """Else a clip would be trained on with the caption of another one."""
+    other = Path(shutil.copytree(whole, tmp_path / "set"))
+    lines = (whole / "captions.jsonl").read_text()
+    (other / "captions.jsonl").write_text(lines.split("\n", 1)[1])
+    with pytest.raises(TinygifError, match="got .*set: 9 lines of captions for 10 clips"):
+        read_rows(other)
+    (other / "captions.jsonl").write_text(lines)
+    for array in (np.zeros((9, 4, 8, 8, 3), np.uint8), np.zeros((10, 4, 8, 8, 3), np.int8)):
+        np.save(other / "clips.npy", array)
+        with pytest.raises(TinygifError, match=r"got .*set: .*instead of uint8 \(10, 4, 8, 8, 3\)"):
+            ClipFolder(other, DataConfig(size=8, frames=4, channels=3), None)
 
 
 def test_odd_files_of_other_projects_become_clips_or_reasons(real_data, tmp_path):

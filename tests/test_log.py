@@ -1,4 +1,4 @@
-"""log.py: what a run has spent and how far it is, written so that a resumed run goes on. Lesson 15."""
+"""log.py: what a run has spent and how far it is, so that a resumed run goes on. Lesson 15."""
 
 import json
 import os
@@ -28,8 +28,8 @@ def clock(monkeypatch):
 
 
 def logs(loss: float, norm: float = 1.0, rate: float = 0.5) -> dict:
-    return {name: jnp.asarray(value, jnp.float32)
-            for name, value in (("loss", loss), ("gradient_norm", norm), ("rate", rate))}  # fmt: skip
+    numbers = {"loss": loss, "gradient_norm": norm, "rate": rate}
+    return {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
 
 
 def rows(folder) -> list[dict]:
@@ -61,7 +61,7 @@ def test_a_line_holds_means_rates_and_what_was_spent(tmp_path, clock):
 
 
 def test_a_step_is_read_while_the_next_one_runs(tmp_path):
-    """And `finish_step` reads the last: a loss that is no number ends the run before it is saved."""
+    """And `finish_step` reads the last: NaN ends the run before it is saved."""
     log = Log(tmp_path, 0, 0.0, 0.0)
     log.begin_step(0, logs(1.0), 8, 0.0)
     log.begin_step(1, logs(np.nan), 8, 0.0)

@@ -25,7 +25,7 @@ from tinygif.checkpoint import MODEL, STATE
 from tinygif.datasets import defaults
 from tinygif.files import lock
 from tinygif.gif import read_gif, write_gif
-from tinygif.pipeline import load
+from tinygif.pipeline import GeneratedClips, load
 
 PARTS = ("data", "text", "model", "diffusion", "train", "sample")
 
@@ -114,18 +114,21 @@ def test_every_field_of_the_config_is_a_flag(trained):
     assert checkpoint.read_about(trained / MODEL) == about
 
 
-def test_a_run_on_top_of_a_tower_keeps_its_name_and_reads_any_words(tmp_path, monkeypatch):
+def test_a_run_on_top_of_a_tower_keeps_its_name_and_reads_any_words(
+    tmp_path, monkeypatch, fake_steps
+):
     """And samples without reading a caption again."""
     tower = towers.write(tmp_path / "bert", towers.BERT)
     monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path / "cache"))
-    config = changed(steps=2, short_frames=None)
-    config = replace(config, model=replace(config.model, multipliers=(1,), levels=("",)))
-    assert call(*flags(config), "--text", tower, "--out", tmp_path / "run") == 0
+    assert call(*flags(changed(steps=2)), "--text", tower, "--out", tmp_path / "run") == 0
     about = checkpoint.read_about(tmp_path / "run" / MODEL)
     assert about.step == 2 and about.config.text.text == str(tower.resolve())
     assert (about.config.text.text_pool, about.config.text.text_dims) == ("mean", (24, 24))
+    longest, batch = CONFIG.text.max_tokens, fake_steps.batches[0]
+    assert batch.prompts.states.shape == (8, longest, 24) and batch.prompts.pooled.shape == (8, 24)
     monkeypatch.setattr("tinygif.towers.embeddings.load_tower", None)
-    assert load(tmp_path / "run")(PROMPTS, seed=0, steps=1).shape == (2, 4, 16, 16, 1)
+    text = load(tmp_path / "run").encode_prompts(["a 7 moving left"] * 2)
+    assert text.states.shape == (2, longest, CONFIG.text.text_width)
 
 
 # ---- going on --------------------------------------------------------------------------------
@@ -206,10 +209,13 @@ def fake_steps(monkeypatch):
     Nothing is compiled. `fake_steps.now` is the clock of the log, which `after(number)` may move;
     `loss(number)` is what a step gives.
     """
-    fake = SimpleNamespace(now=0.0, progress=[], after=lambda number: None, loss=lambda number: 1)
+    fake = SimpleNamespace(
+        now=0.0, progress=[], batches=[], after=lambda number: None, loss=lambda number: 1.0
+    )
 
     def make_step(config, mesh):
         def step(state, batch, key):
+            fake.batches.append(batch)
             fake.progress.append(float(batch.progress))
             fake.now += 10
             fake.after(len(fake.progress))
@@ -222,16 +228,12 @@ def fake_steps(monkeypatch):
     monkeypatch.setattr(training, "make_step", make_step)
     monkeypatch.setattr(training, "count_tflop", lambda *_: 0.5)
     monkeypatch.setattr(training, "held_out_loss", lambda *_: jnp.ones(()))
-    monkeypatch.setattr("tinygif.gif.write_gif", lambda *_: None)
     monkeypatch.setattr("tinygif.pipeline.Pipeline.__call__", lambda *_, **__: SAMPLES)
     monkeypatch.setattr("tinygif.log.time", SimpleNamespace(monotonic=lambda: fake.now))
     return fake
 
 
-SAMPLES = SimpleNamespace(
-    array=np.zeros((2, 4, 16, 16, 1), np.uint8), captions=list(PROMPTS),
-    picture=lambda *_: np.zeros((4, 16, 16, 1), np.uint8),
-)  # fmt: skip
+SAMPLES = GeneratedClips(np.zeros((2, 4, 16, 16, 1), np.uint8), PROMPTS, 8)
 
 
 def test_a_finished_run_can_be_made_longer(trained, tmp_path, capsys, fake_steps):
@@ -450,7 +452,7 @@ def test_no_room_and_no_folder_are_found_before_training(tmp_path, monkeypatch, 
     (["--multipliers", "1", "2", "4"], "levels"),
     (["--dataset", "shapes", "--size", "16", "--mnist-dir", "None"], "expected 3 channels"),
     (["--init", "/nowhere"], "no checkpoint at /nowhere"),
-    (["--steps", "None", "--minutes", "None"], "expected --steps N or --minutes M"),
+    (["--steps", "None", "--minutes", "None"], "expected --steps or --minutes, got neither"),
     (["--steps", "0"], "at least 1"),
     (["--save-every", "0"], "at least 1"),
     (["--sample-every", "-1"], "at least 1"),

@@ -20,11 +20,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tiny import CONFIG, TOKENIZER, leaves
 
 from tinygif import training
+from tinygif.codec import Pixels
 from tinygif.config import TrainConfig, named_keys
 from tinygif.diffusion import q_sample
 from tinygif.errors import TinygifError
-from tinygif.codec import Pixels
-from tinygif.text import TextEncoder, TextToGif
+from tinygif.text import Text, TextAdapter, TextEncoder, TextToGif
 
 KEY = named_keys(0).train
 SCHEDULE = CONFIG.diffusion.build()
@@ -150,6 +150,8 @@ def test_a_step_on_eight_devices_is_one_on_one(muon, adamw):
     _, batch, _ = program.input_shardings[0]
     assert batch.clips.shard_shape((8, 4, 16, 16, 1)) == (1, 4, 16, 16, 1)
     assert batch.prompts.shard_shape((8, 16)) == (1, 16)
+    tflop = training.count_tflop(muon.step, muon.state, tiny.batch(0), KEY)
+    assert tflop == 8 * program.cost_analysis()["flops"] / 1e12 > 0
     run = train(changed(CONFIG, learning_rate=0.1), small_model(), 1)
     for got, wanted in zip(run.logs, muon.logs, strict=True):
         assert got == pytest.approx(wanted, rel=1e-4)
@@ -195,12 +197,29 @@ def test_the_noise_of_a_step_comes_from_the_key_and_the_step(muon):
     assert len(set(losses)) == 3 and loss(5, KEY) == losses[0]
 
 
+def test_captions_may_be_the_output_of_a_tower():
+    """The batch then has vectors in the place of word ids; the layers on top of the tower learn."""
+
+    def build():
+        text = TextAdapter((6, 5), 8, 1, key=KEY)
+        return TextToGif(text, Pointwise(jnp.zeros((2, 8)), jnp.zeros((1, 1, 1, 1))), Pixels(1))
+
+    model, rng = tiny.random_arrays(eqx.filter_eval_shape(build), 0), np.random.default_rng(0)
+    before = leaves(model)
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    prompts = Text(draw(8, 3, 6), draw(8, 5), np.arange(3) < rng.integers(1, 4, (8, 1)))
+    batch = training.Batch(tiny.batch().clips, prompts, np.float32(0))
+    state, _ = training.make_step(CONFIG, mesh(8))(training.init_state(CONFIG, model), batch, KEY)
+    after = leaves(state.model)
+    assert [name for name in before if (before[name] == after[name]).all()] == []
+
+
 def test_what_is_no_number_stops_the_run():
     logs = {"loss": jnp.asarray(0.5), "gradient_norm": jnp.asarray(2.0), "rate": jnp.asarray(1.0)}
     assert training.check_finite(logs, 3) == {"loss": 0.5, "gradient_norm": 2.0, "rate": 1.0}
     for name in ("loss", "gradient_norm"):
         for value in (np.nan, np.inf):
-            with pytest.raises(TinygifError, match="step 3 .*last good checkpoint.*--learning-rate"):
+            with pytest.raises(TinygifError, match="step 3 .*last good .*--learning-rate"):
                 training.check_finite({**logs, name: jnp.asarray(value)}, 3)
 
 
@@ -289,7 +308,7 @@ def test_bfloat16_is_near_and_the_weights_stay_float32(level, expected):
     loss, grads = gradient_program(config)(level, *tiny.batch()[:2])
     assert loss != expected[0] and loss == pytest.approx(expected[0], rel=0.02)
     assert {g.dtype for g in grads.values()} == {np.dtype(np.float32)}
-    step, state = training.make_step(config, mesh(1)), training.init_state(config, level)
+    step, state = training.make_step(config, mesh(1)), training.init_state(config, small_model())
     after, _ = jax.eval_shape(step, state, tiny.batch(), KEY)
     kinds = {leaf.dtype for leaf in jax.tree.leaves(after)}
     assert kinds == {np.dtype(np.float32), np.dtype(np.int32)}
@@ -431,9 +450,10 @@ def test_the_rate_rises_in_the_warmup_and_falls_to_zero(warmup, steps, decay):
     step = np.arange(steps + 3)
     rates = np.array([training.learning_rate_at(config, int(i), i / steps) for i in step])
     done = np.minimum(step / steps, 1)
-    falling = {"linear": 1 - done, "cosine": (1 + np.cos(np.pi * done)) / 2, "constant": 0 * done + 1}
+    cosine = (1 + np.cos(np.pi * done)) / 2
+    falling = {"linear": 1 - done, "cosine": cosine, "constant": np.ones_like(done)}[decay]
     rising = np.minimum(1, (step + 1) / max(1, warmup))
-    np.testing.assert_allclose(rates, rising * falling[decay], atol=1e-6)
+    np.testing.assert_allclose(rates, rising * falling, atol=1e-6)
     np.testing.assert_allclose(rates[steps:], float(decay == "constant"), atol=1e-6)
     assert (np.diff(rates[warmup:]) <= 1e-6).all()
 

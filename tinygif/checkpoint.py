@@ -29,6 +29,9 @@ from tinygif.text import TextToGif, Tokenizer
 
 MODEL, STATE = "model.safetensors", "state.safetensors"
 METADATA_KEY = "tinygif"  # a single key: safetensors writes several in a random order
+FLOATS = ("F32", "F16", "BF16", "F64")
+WHOLE_NUMBERS = ("I32", "U32", "I8", "U8", "BOOL")
+"""The types of numbers that are read, as safetensors calls them."""
 
 
 class About(NamedTuple):
@@ -124,9 +127,9 @@ def read_about(path: Path) -> About:
         is_list = isinstance(words, list) and all(isinstance(word, str) for word in words)
         expect(is_list, "a list of words", shorten(words))
         expect(type(step) is int and step >= 0, "a step of at least 0", shorten(step))
-        config.check()
         has_dims = config.text.text == "words" or config.text.text_dims is not None
         expect(has_dims, f"text_dims for {config.text.text}", None)
+        config.check()
     except (ValueError, KeyError) as error:
         raise TinygifError(
             f"{path} was written by another version of tinygif, or is damaged ({error}): sample "
@@ -139,10 +142,14 @@ def read(path: Path, template: PyTree) -> PyTree:
     """Fill a pytree of shapes with the arrays of a file, by name; refuse what does not fit."""
     with open_file(path) as file:
         checksum = read_values(file, path).get("arrays")
-        wanted = named(template)
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-        check_names(shapes, {name: leaf.shape for name, leaf in wanted.items()}, str(path))
-        arrays = {name: file.get_tensor(name) for name in shapes}
+        found, wanted = {name: file.get_slice(name) for name in file.keys()}, named(template)
+        shapes = {name: leaf.shape for name, leaf in wanted.items()}
+        check_names({name: tuple(s.get_shape()) for name, s in found.items()}, shapes, str(path))
+        for name, leaf in wanted.items():
+            kinds = FLOATS if jnp.issubdtype(leaf.dtype, jnp.floating) else WHOLE_NUMBERS
+            kind = found[name].get_dtype()
+            expect(kind in kinds, f"{name} in {path} of a type of {', '.join(kinds)}", kind)
+        arrays = {name: file.get_tensor(name) for name in found}
     if checksum not in (None, digest(arrays)):  # older versions wrote none
         raise damaged(path)
     return fill(template, arrays.__getitem__)
@@ -227,7 +234,7 @@ def newest(name: str, folder: Path = Path("runs")) -> Path | None:
 
 
 def run_folder(out: Path | None, resume: bool) -> Path | None:
-    """The folder of a run: `out`, or to resume the newest; None for one that is yet to be made.
+    """The folder of a run: `out`; without it the newest run's to resume, or None for a new run.
 
     Raises TinygifError where there is nothing to resume, or a run that would be overwritten.
     """

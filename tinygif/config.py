@@ -264,7 +264,7 @@ LARGEST = {
 LARGEST_NUMBER, LONGEST_TUPLE = 10**9, 12  # of all other fields
 
 
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
+def from_dict(cls: type, values: Any) -> Any:
     """A config from the plain values of `dataclasses.asdict`, as they come back from JSON.
 
     Raises ValueError for fields that the class does not have, and for values of another type or
@@ -297,7 +297,7 @@ def from_json(name: str, kind: Any, value: Any) -> Any:
     expect(len(items) <= LONGEST_TUPLE, f"at most {LONGEST_TUPLE} {name}", len(items))
     for item in items:
         if isinstance(item, int | float):
-            check_range(name, item, low, high)
+            expect(low <= item <= high, f"{name} from {low} to {high}", shorten(item))
     return value
 
 

@@ -52,9 +52,9 @@ class Batch(NamedTuple):
 def init_state(config: Config, model: TextToGif) -> TrainState:
     """Step 0 of training a model."""
     optimizer = make_optimizer(config.train).init(trainable(model))
-    zero = jnp.zeros(())
+    step, seconds, tflop = jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(())
     # donated buffers must not be shared: the average starts as a copy
-    return TrainState(model, copy_arrays(model), optimizer, jnp.zeros((), jnp.int32), zero, zero + 0)
+    return TrainState(model, copy_arrays(model), optimizer, step, seconds, tflop)
 
 
 def save_state(folder: Path, state: TrainState, about: About) -> None:
@@ -142,7 +142,7 @@ def is_matrix(path: tuple, leaf: Array) -> bool:
 
 
 def choose_optimizers(config: TrainConfig, params: PyTree) -> PyTree:
-    """For each array 'muon' or 'adamw': Muon takes the matrices between the first and last layer."""
+    """Muon for the matrices between the first and the last layer, AdamW for all other arrays."""
 
     def choose(path: tuple, leaf: Array) -> str:
         inner = not any(part in OUTER_LAYERS for part in leaf_name(path).split("."))
@@ -294,7 +294,7 @@ def make_mesh() -> Mesh:
 
 
 def replicate(state: TrainState, mesh: Mesh) -> TrainState:
-    """The state on every device. A first step from elsewhere would be compiled for that alone."""
+    """The state on every device, where each step leaves it: the first is compiled for that, too."""
     return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
 

@@ -30,7 +30,7 @@ class Prepare:
     """The folder to make."""
     settings: Settings = Settings()
     workers: int | None = None
-    """Processes; by default as many as there are cores."""
+    """Processes; by default one for each core that may be used, 16 at most."""
     videos: Path | None = None
     """MSR-VTT: the folder of its MP4 files; by default that of the JSON."""
     split: str | None = None

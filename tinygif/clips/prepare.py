@@ -63,13 +63,16 @@ class Settings:
 def read_clip(path: Path, settings: Settings) -> tuple[UInt8[np.ndarray, "f s s 3"], list[int]]:
     """A file as it will be trained on, and the delays of its own frames in ms.
 
-    The file is played twice: for its delays, and for the frames that these show to be wanted. So a
-    long film needs little memory.
+    The file is played twice: first for its delays, then for the frames that are kept. So a long
+    film needs little memory.
     """
     pad = partial(ImageOps.pad, color=gif.WHITE)
     fit = {"center": ImageOps.fit, "letterbox": pad}[settings.crop]
-    side = (settings.size, settings.size)
-    shrink = lambda x: np.asarray(fit(Image.fromarray(x), side, Image.Resampling.BICUBIC))  # noqa: E731
+
+    def shrink(frame: np.ndarray) -> np.ndarray:
+        side = (settings.size, settings.size)
+        return np.asarray(fit(Image.fromarray(frame), side, Image.Resampling.BICUBIC))
+
     span = None if settings.fps is None else round(1000 * settings.frames / settings.fps)
     delays = [delay for _, delay in play(path, wanted=())]
     numbers = gif.shown_frames(delays, settings.frames, span).tolist()
@@ -183,7 +186,7 @@ def decode(
 ) -> list[Path]:
     """Write the parts that are missing, in several processes; a part is whole or not there.
 
-    A part is called after its place, and after what it is made of.
+    The name of a part holds its number and a hash of what it is made of.
     """
     from tqdm import tqdm
 
@@ -223,7 +226,7 @@ def count_cores() -> int:
 
 @contextlib.contextmanager
 def without_main() -> Iterator[None]:
-    """Processes that are started here do not run the script that runs: train.py imports JAX."""
+    """Start processes that do not import the script that runs: train.py would bring in JAX."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -291,20 +294,34 @@ def read_report(folder: Path) -> dict[str, Any]:
     """The report of a prepared folder: key, settings, kept, skipped, reasons, skips."""
     with expect_prepared(folder):
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        return report | {"settings": asdict(Settings(**report["settings"])), "key": report["key"]}
+        return {
+            "key": report["key"], "settings": asdict(Settings(**report["settings"])),
+            "kept": int(report["kept"]), "skipped": int(report["skipped"]),
+            "reasons": dict(report["reasons"]), "skips": dict(report["skips"]),
+        }  # fmt: skip
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """A row for each clip of a prepared folder: name, captions, frames, duration in ms, static."""
+    kept = read_report(folder)["kept"]
     with expect_prepared(folder):
         lines = (folder / CAPTIONS).read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
+        rows = [json.loads(line) for line in lines if line]
+        if len(rows) != kept:
+            raise ValueError(f"{len(rows)} lines of captions for {kept} clips")
+        return rows
 
 
 def map_clips(folder: Path) -> UInt8[np.ndarray, "clips f h w 3"]:
     """The clips of a prepared folder, mapped into memory: only what is used is read."""
+    report = read_report(folder)
+    size, frames = report["settings"]["size"], report["settings"]["frames"]
+    shape = (report["kept"], frames, size, size, 3)
     with expect_prepared(folder):
-        return np.load(folder / CLIPS, mmap_mode="r")
+        clips = np.load(folder / CLIPS, mmap_mode="r")
+        if clips.shape != shape or clips.dtype != np.uint8:
+            raise ValueError(f"{clips.dtype} {clips.shape} in {CLIPS} instead of uint8 {shape}")
+        return clips
 
 
 @contextlib.contextmanager
