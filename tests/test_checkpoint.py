@@ -23,6 +23,7 @@ from tiny import ABOUT, CONFIG, DATA, leaves
 
 from tinygif import checkpoint, files, training
 from tinygif.checkpoint import MODEL, STATE
+from tinygif.config import named_keys
 from tinygif.errors import TinygifError
 
 
@@ -104,6 +105,25 @@ def test_an_exported_model_names_its_folder_but_not_its_place(start, tmp_path):
     about = checkpoint.read_about(tmp_path / "small.safetensors")
     assert about.config.data.dataset == "pets-123"
     assert b"/home/me" not in (tmp_path / "small.safetensors").read_bytes()
+
+
+def test_ten_steps_are_five_and_five(trained, start, tmp_path):
+    """With long and short clips in turn; the program is that of a whole run."""
+    mesh, key = training.make_mesh(), named_keys(0).train
+    step = training.make_step(CONFIG, mesh)  # the programs of the trained run
+
+    def go(state, steps):
+        state = training.replicate(state, mesh)
+        for i in steps:
+            state, _ = step(state, tiny.batch(i, i / 10), key)
+        return state
+
+    with jax.numpy_dtype_promotion("standard"):  # Adam of optax 0.2.8 is not strict
+        copy = lambda: training.copy_arrays(start)  # noqa: E731
+        whole, half = go(copy(), range(10)), go(copy(), range(5))
+        training.save_state(tmp_path, half, ABOUT._replace(step=5))
+        loaded, _ = training.load_state(tmp_path)
+        same(go(loaded, range(5, 10)), whole)
 
 
 # ---- weights for another run -----------------------------------------------------------------

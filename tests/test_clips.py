@@ -4,6 +4,7 @@ Lesson 14.
 """
 
 import os
+import queue
 import re
 import shutil
 import signal
@@ -365,16 +366,15 @@ def test_what_somebody_put_into_the_folder_of_parts_stays(source, tmp_path):
     assert [path.name for path in work.iterdir()] == ["thesis.txt"]
 
 
-def test_of_two_that_prepare_one_folder_one_waits(source, whole, tmp_path, monkeypatch, capsys):
+def test_of_two_that_prepare_one_folder_one_waits(source, whole, tmp_path, monkeypatch):
     """And finds the set finished."""
-    out, said, results = tmp_path / "set", "", []
+    out, said, results = tmp_path / "set", queue.Queue(), []
+    monkeypatch.setattr(files, "print", lambda text, **_: said.put(text), raising=False)
     monkeypatch.setattr(prepare, "decode", None)
     second = threading.Thread(target=lambda: results.append(prepare_clips(source, out, SMALL)))
     with files.lock(out / ".tinygif-preparing" / "lock"):
         second.start()
-        while f"another process prepares {out}; waiting" not in said:
-            said += capsys.readouterr().out
-            assert second.is_alive()
+        assert said.get(timeout=20) == f"another process prepares {out}; waiting for it"
         for name in PARTS:
             shutil.copy(whole / name, out)
         shutil.rmtree(out / ".tinygif-preparing")  # as the first one does at last

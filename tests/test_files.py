@@ -236,14 +236,21 @@ def test_a_lock_where_nothing_can_be_written_is_a_sentence(tmp_path):
                 pass
 
 
-def test_a_lock_may_be_waited_for(tmp_path, capsys):
+@pytest.fixture
+def waiting(monkeypatch):
+    """Is set when somebody has said to wait for a lock."""
+    said = threading.Event()
+    monkeypatch.setattr(files, "print", lambda *_, **__: said.set(), raising=False)
+    return said
+
+
+def test_a_lock_may_be_waited_for(tmp_path, waiting):
     order, held = [], threading.Event()
 
     def first():
         with files.lock(tmp_path / ".lock"):
             held.set()
-            while "waiting" not in capsys.readouterr().out:
-                time.sleep(0.01)
+            assert waiting.wait(20)
             order.append("first")
 
     thread = threading.Thread(target=first)
@@ -255,15 +262,14 @@ def test_a_lock_may_be_waited_for(tmp_path, capsys):
     assert order == ["first", "second"]
 
 
-def test_a_lock_may_be_waited_for_where_its_folder_disappears(tmp_path, capsys):
+def test_a_lock_may_be_waited_for_where_its_folder_disappears(tmp_path, waiting):
     """Who had it may delete the folder at the end, as the command that prepares clips does."""
     path, held, entered = tmp_path / "work" / "lock", threading.Event(), []
 
     def first():
         with files.lock(path):
             held.set()
-            while "waiting" not in capsys.readouterr().out:
-                time.sleep(0.01)
+            assert waiting.wait(20)
             shutil.rmtree(path.parent)
 
     thread = threading.Thread(target=first)

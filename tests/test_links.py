@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import queue
 import signal
 import threading
 from collections import Counter
@@ -183,14 +184,13 @@ def test_ctrl_c_waits_for_no_answer(server, tmp_path, monkeypatch):
         pass
 
 
-def test_of_two_downloads_into_one_folder_one_waits(server, tmp_path, capsys):
-    urls, said = [f"{server}ok_{i}.gif" for i in range(6)], ""
+def test_of_two_downloads_into_one_folder_one_waits(server, tmp_path, monkeypatch):
+    urls, said = [f"{server}ok_{i}.gif" for i in range(6)], queue.Queue()
+    monkeypatch.setattr(files, "print", lambda text, **_: said.put(text), raising=False)
     second = threading.Thread(target=download_gifs, args=(urls, tmp_path))
     with files.lock(tmp_path / ".lock"):
         second.start()
-        while "another process downloads into" not in said:
-            said += capsys.readouterr().out
-            assert second.is_alive()
+        assert said.get(timeout=20).startswith("another process downloads into")
         assert not Server.seen
         for url in urls:
             (tmp_path / file_name(url)).write_bytes(GIF)

@@ -41,7 +41,6 @@ def call(*words: object) -> object:
     """The command in this process; its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
-        patch.setattr("tinygif.pipeline.keep_compiled", lambda: None)  # tests have their own
         try:
             runpy.run_path(str(SCRIPT), run_name="__main__")
         except SystemExit as stop:
@@ -246,7 +245,8 @@ def test_help_names_every_option(capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_a_second_start_finds_its_programs_compiled(run, here):
-    environment = {**os.environ, "TINYGIF_CACHE": str(here / "cache")}
+    environment = {**os.environ, "TINYGIF_CACHE": str(here / "cache"), "XLA_FLAGS": ""}
+    del environment["JAX_COMPILATION_CACHE_DIR"]  # else it is kept there
     words = [sys.executable, str(SCRIPT), "--checkpoint", str(run), "--prompt", ONE]
 
     def kept(switch: str) -> int:

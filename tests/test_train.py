@@ -263,6 +263,8 @@ def test_minutes_end_on_time_with_a_rate_of_zero(tmp_path, fake_steps):
     assert about.step == 9 and float(state.seconds) == 190  # the last step began at 160
     rate = training.learning_rate_at(about.config.train, 8, fake_steps.progress[-1])
     assert 0 < float(rate) < 0.05
+    assert [line["step"] for line in rows(tmp_path / "run")] == [9]
+    assert [path.name for path in (tmp_path / "run" / "samples").iterdir()] == ["000009.gif"]
 
 
 def test_a_resumed_run_goes_on_with_the_seconds_it_has_spent(tmp_path, fake_steps):

@@ -115,7 +115,6 @@ def call(*words: str | Path) -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(TRAIN), *map(str, words)])
         patch.setattr(MovingMNIST, "prompts", PROMPTS)
-        patch.setattr("tinygif.pipeline.keep_compiled", lambda: None)  # tests have their own cache
         try:
             with jax.numpy_dtype_promotion("standard"):  # Adam of optax 0.2.8 is not strict
                 runpy.run_path(str(TRAIN), run_name="__main__")
