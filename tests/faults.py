@@ -38,8 +38,10 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 LONGEST = 300.0
 """Seconds after which a command counts as hanging."""
-FULL = {"killed runs": 100, "killed prepare": 30, "at once": 18, "full disk": 12, "read-only": 4,
-        "vanished": 12, "damaged run": 1200, "damaged set": 800, "damaged, resumed": 20}  # fmt: skip
+FULL = {
+    "killed runs": 100, "killed prepare": 30, "at once": 18, "full disk": 12, "read-only": 4,
+    "vanished": 12, "damaged run": 1200, "damaged set": 800, "damaged, resumed": 20,
+}  # fmt: skip
 """The cases of each kind at a share of 1."""
 
 CHILD = """
@@ -148,16 +150,18 @@ class Place:
         check(same_arrays(arrays(folder), arrays(self.run)), "another state")
         steps = [json.loads(line)["step"] for line in open(folder / "log.jsonl")]
         check(steps == [10, 20], f"the log has steps {steps}")
-        names = lambda run: {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}  # noqa: E731
-        odd = {name for name in names(folder) ^ names(self.run) if name != ".lock"}
+        odd = (file_names(folder) ^ file_names(self.run)) - {".lock"}
         check(not odd, f"other files: {sorted(odd)}")
 
     def same_set(self, folder: Path) -> None:
-        names = lambda out: {str(path.relative_to(out)) for path in out.rglob("*")}  # noqa: E731
-        odd = names(folder) ^ names(self.set)
+        odd = file_names(folder) ^ file_names(self.set)
         check(not odd, f"other files: {sorted(odd)}")
-        for name in names(folder):
+        for name in file_names(folder):
             check((folder / name).read_bytes() == (self.set / name).read_bytes(), f"another {name}")
+
+
+def file_names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 @lru_cache
@@ -342,7 +346,7 @@ def full_disk(place: Place, rng: random.Random, out: Path, case: int) -> None:
 
 
 def read_only(place: Place, rng: random.Random, out: Path, case: int) -> None:
-    """A run and a prepared folder that may not be written: a sentence, and they stay as they are."""
+    """A disk that may not be written: a sentence, and what is on it stays as it is."""
     with small_disk(out, "32m") as disk:
         if case % 2 == 0:
             shutil.copytree(place.run, disk / "run")
@@ -506,7 +510,7 @@ NUMBERED = (at_once, full_disk, read_only, vanished)
 
 
 def run_cases(share: float, seed: int, jobs: int, kinds: list[str]) -> Counter:
-    """All cases of the kinds; counts by (kind, outcome). Lost ones are printed with their reason."""
+    """The cases of some kinds, counted by (kind, outcome). It prints why those that are lost are."""
     counts, lock = Counter(), threading.Lock()
 
     def count(kind: str, number: int, outcome: str, why: str, began: float) -> None:
@@ -590,8 +594,9 @@ def main() -> int:
     for kind in options.kinds:
         cases = sum(counts[kind, outcome] for outcome in ("survived", "lost", "left out"))
         print(f"{kind}: {counts[kind, 'seconds'] / max(1, cases):.1f} s a case")
-    print(f"{counts['hits', 'killed']} kills hit, {counts['hits', 'inside a write']} of them inside "
-          f"a write; {(time.monotonic() - began) / 60:.1f} minutes\n")  # fmt: skip
+    kills, inside = (counts["hits", name] for name in ("killed", "inside a write"))
+    minutes = (time.monotonic() - began) / 60
+    print(f"{kills} kills hit, {inside} of them inside a write; {minutes:.1f} minutes\n")
     print(format_table(counts, options.kinds))
     return 1 if any(counts[kind, "lost"] for kind in options.kinds) else 0
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quick import jit, noise, random_weights
 
-from tinygif.errors import TinygifError
 from tinygif.codec import Pixels
+from tinygif.errors import TinygifError
 from tinygif.moving_mnist import WORDS
 from tinygif.text import Condition, Text, TextAdapter, TextEncoder, TextToGif, Tokenizer, hide
 

@@ -6,7 +6,7 @@ model's own fields stand with the model, in `unet.py`.
 
 import dataclasses
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -14,9 +14,9 @@ import jax
 from jaxtyping import Array, Key
 
 from tinygif import schedule as schedules
+from tinygif.codec import Pixels
 from tinygif.diffusion import Prediction, Weighting, check_prediction
 from tinygif.errors import expect
-from tinygif.codec import Pixels
 from tinygif.gif import fps_delays
 from tinygif.sampler import SOLVERS, SolverName, timesteps
 from tinygif.schedule import Schedule, ScheduleName

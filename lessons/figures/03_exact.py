@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tinygif.exact import ExactDenoiser
 from tinygif.codec import Pixels
+from tinygif.exact import ExactDenoiser
 from tinygif.gif import grid, write, write_gif
 from tinygif.moving_mnist import bundled_digits, resize
 from tinygif.schedule import cosine

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tinygif.diffusion import q_sample
 from tinygif.codec import Pixels
+from tinygif.diffusion import q_sample
 from tinygif.gif import grid, write_gif
 from tinygif.schedule import cosine
 from tinygif.text import TextEncoder, Tokenizer

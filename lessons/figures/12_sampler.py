@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
 from lessons.check import find, load  # noqa: E402
-from tinygif.exact import ExactDenoiser  # noqa: E402
 from tinygif.codec import Pixels  # noqa: E402
+from tinygif.exact import ExactDenoiser  # noqa: E402
 from tinygif.gif import grid, write_gif  # noqa: E402
 from tinygif.sampler import DDIM, DDPM, DPMSolver, sample, trajectory  # noqa: E402
 from tinygif.schedule import linear  # noqa: E402

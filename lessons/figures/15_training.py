@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tinygif.config import TrainConfig
 from tinygif.codec import Pixels
+from tinygif.config import TrainConfig
 from tinygif.gif import grid, write_gif
 from tinygif.training import average, make_optimizer
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tinygif.exact import ExactDenoiser
 from tinygif.codec import Pixels
+from tinygif.exact import ExactDenoiser
 from tinygif.gif import grid, write_gif
 from tinygif.schedule import cosine
 from tinygif.training import make_mesh

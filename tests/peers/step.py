@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import numpy as np
 import torch
 from peer import Peer
 
