@@ -510,7 +510,7 @@ NUMBERED = (at_once, full_disk, read_only, vanished)
 
 
 def run_cases(share: float, seed: int, jobs: int, kinds: list[str]) -> Counter:
-    """The cases of some kinds, counted by (kind, outcome). It prints why those that are lost are."""
+    """The cases of some kinds, counted by (kind, outcome). Prints why a case is lost."""
     counts, lock = Counter(), threading.Lock()
 
     def count(kind: str, number: int, outcome: str, why: str, began: float) -> None:

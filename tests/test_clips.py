@@ -3,6 +3,7 @@
 Lesson 14.
 """
 
+import json
 import os
 import queue
 import re
@@ -410,7 +411,7 @@ clips.prepare_clips(Path(sys.argv[1]), Path(sys.argv[2]), clips.Settings(8, 4), 
 @pytest.fixture
 def links(source, tmp_path, monkeypatch):
     """A table of four links, of which those in `failures` give nothing."""
-    failures, folder = {}, tmp_path / "cache" / "tgif"
+    failures = {}
     monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path / "cache"))
 
     def download(urls, folder):
@@ -560,6 +561,9 @@ def test_a_broken_folder_is_named(tmp_path, whole):
 def test_files_that_do_not_belong_together_are_named(tmp_path, whole):
     """Else a clip would be trained on with the caption of another one."""
     other = Path(shutil.copytree(whole, tmp_path / "set"))
+    report = json.loads((other / "report.json").read_text())
+    del report["sha256"]  # as in folders that were made before
+    (other / "report.json").write_text(json.dumps(report))
     lines = (whole / "captions.jsonl").read_text()
     (other / "captions.jsonl").write_text(lines.split("\n", 1)[1])
     with pytest.raises(TinygifError, match="got .*set: 9 lines of captions for 10 clips"):
@@ -569,6 +573,16 @@ def test_files_that_do_not_belong_together_are_named(tmp_path, whole):
         np.save(other / "clips.npy", array)
         with pytest.raises(TinygifError, match=r"got .*set: .*instead of uint8 \(10, 4, 8, 8, 3\)"):
             ClipFolder(other, DataConfig(size=8, frames=4, channels=3), None)
+
+
+@pytest.mark.parametrize("name", ["clips.npy", "captions.jsonl"])
+def test_a_flipped_byte_is_noticed(tmp_path, whole, name):
+    other = Path(shutil.copytree(whole, tmp_path / "set"))
+    data = bytearray((other / name).read_bytes())
+    data[-3] ^= 1
+    (other / name).write_bytes(data)
+    with pytest.raises(TinygifError, match=f"{name} is damaged"):
+        ClipFolder(other, DataConfig(size=8, frames=4, channels=3), None)
 
 
 def test_odd_files_of_other_projects_become_clips_or_reasons(real_data, tmp_path):

@@ -136,3 +136,23 @@ def test_the_progress_bar_says_step_loss_and_speed(tmp_path, clock, capsys):
     log.write_line(20, 1.3, None)
     shown = capsys.readouterr().err
     assert "100%" in shown and "step 20, loss 0.123, 4 clips/s" in shown
+
+
+def test_damaged_lines_are_left_out(tmp_path):
+    """A flipped byte in the log ends neither a resumed run nor its curve."""
+    whole = json.dumps({"step": 10, "loss": 1.0, "held_out_loss": None})
+    damaged = [whole.replace("10", "1x"), whole.replace("held_out", "held_oot"), "3", '{"step": 1']
+    (tmp_path / FILE).write_bytes("\n".join([*damaged, whole]).encode() + b"\n\xff\n")
+    log = Log(tmp_path, step=10, seconds=0.0, tflop=0.0)
+    assert rows(tmp_path) == [json.loads(whole)]
+    log.draw()
+    assert (tmp_path / CURVE).exists()
+
+
+def test_a_folder_that_vanishes_is_a_sentence(tmp_path):
+    log = Log(tmp_path, 0, 0.0, 0.0)
+    (tmp_path / FILE).unlink()
+    tmp_path.rename(tmp_path.with_name("elsewhere"))
+    log.begin_step(0, logs(1.0), 8, 0.0)
+    with pytest.raises(TinygifError, match="could not write .*log.jsonl"):
+        log.write_line(1, 0.5, None)

@@ -11,11 +11,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tinygif.errors import TinygifError
 from tinygif.files import whole_file, write_whole
 from tinygif.training import TrainState, check_finite
 
 FILE, CURVE = "log.jsonl", "loss.png"
+NUMBERS = {"step", "loss", "held_out_loss"}
+"""What every line has, whatever else it holds."""
 BAR = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+
+
+def read_lines(folder: Path) -> list[dict]:
+    """The lines of a run's log. Damaged ones, or ones that a kill cut short, are left out."""
+    try:
+        texts = (folder / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    lines = []
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and NUMBERS <= line.keys() and is_number(line["step"]):
+                lines.append(line)
+    return lines
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 class Log:
@@ -27,10 +49,8 @@ class Log:
 
     def __init__(self, folder: Path, step: int, seconds: float, tflop: float):
         self.folder, self.tflop, self._before = folder, tflop, seconds
-        path = folder / FILE
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_whole(path, "".join(line + "\n" for line in kept).encode())
+        kept = [line for line in read_lines(folder) if line["step"] <= step]
+        write_whole(folder / FILE, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._began = self._line_began = time.monotonic()
         self._clips, self._waited, self._steps = 0, 0.0, []
         self._running, self._bar = None, None
@@ -72,8 +92,13 @@ class Log:
             "clips_per_second": self._clips / elapsed, "waiting": self._waited / elapsed,
             "tflop": self.tflop, "seconds": self.seconds,
         }  # fmt: skip
-        with open(self.folder / FILE, "a") as file:
-            print(json.dumps(line), file=file)
+        try:
+            with open(self.folder / FILE, "a") as file:
+                print(json.dumps(line), file=file)
+        except OSError as error:
+            raise TinygifError(f"could not write {self.folder / FILE} ({error.strerror}): what is "
+                               "saved is untouched; free some space, or look where the folder is "
+                               "now, and --resume") from error  # fmt: skip
         self._line_began, self._clips, self._waited, self._steps = time.monotonic(), 0, 0.0, []
         speed = f"{line['clips_per_second']:.0f} clips/s"
         self.show(progress, f"step {step}, loss {line['loss']:.3f}, {speed}")
@@ -98,11 +123,11 @@ class Log:
         """Draw the loss, and the loss of clips that are not trained on, over the steps."""
         from matplotlib.figure import Figure
 
-        lines = [json.loads(line) for line in (self.folder / FILE).read_text().splitlines()]
+        lines = read_lines(self.folder)
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         axis = figure.subplots()
         for name in ("loss", "held_out_loss"):
-            points = [(line["step"], line[name]) for line in lines if line[name] is not None]
+            points = [(line["step"], line[name]) for line in lines if is_number(line[name])]
             if points:
                 axis.plot(*zip(*points), linewidth=1, label=name.replace("_", " "))
         axis.set(xlabel="step", ylabel="loss", yscale="log")

@@ -278,7 +278,8 @@ def join(parts: list[Path], out: Path, report: dict[str, Any]) -> None:
             file.write(load(part, "clips").data)
     write_whole(out / CAPTIONS, "".join(json.dumps(row) + "\n" for row in kept).encode())
     report |= {"kept": len(kept), "skipped": len(skips), "reasons": dict(reasons.most_common()),
-               "skips": skips}  # fmt: skip
+               "skips": skips,
+               "sha256": {name: sha256(out / name) for name in (CLIPS, CAPTIONS)}}  # fmt: skip
     write_whole(out / REPORT, json.dumps(report, indent=1).encode())
 
 
@@ -291,20 +292,29 @@ def is_prepared(folder: Path) -> bool:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The report of a prepared folder: key, settings, kept, skipped, reasons, skips."""
+    """The report of a prepared folder: key, settings, kept, skipped, reasons, skips, sha256."""
     with expect_prepared(folder):
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         return {
             "key": report["key"], "settings": asdict(Settings(**report["settings"])),
             "kept": int(report["kept"]), "skipped": int(report["skipped"]),
             "reasons": dict(report["reasons"]), "skips": dict(report["skips"]),
+            "sha256": dict(report.get("sha256", {})),  # folders made before have none
         }  # fmt: skip
+
+
+def check_digest(folder: Path, name: str, report: dict[str, Any]) -> None:
+    """Refuse a file of a prepared folder that is not, byte for byte, what was written."""
+    if report["sha256"].get(name, digest := sha256(folder / name)) != digest:
+        raise ValueError(f"{name} is damaged: its SHA-256 is not the one in {REPORT}")
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """A row for each clip of a prepared folder: name, captions, frames, duration in ms, static."""
-    kept = read_report(folder)["kept"]
+    report = read_report(folder)
+    kept = report["kept"]
     with expect_prepared(folder):
+        check_digest(folder, CAPTIONS, report)
         lines = (folder / CAPTIONS).read_text(encoding="utf-8").split("\n")
         rows = [json.loads(line) for line in lines if line]
         if len(rows) != kept:
@@ -318,6 +328,7 @@ def map_clips(folder: Path) -> UInt8[np.ndarray, "clips f h w 3"]:
     size, frames = report["settings"]["size"], report["settings"]["frames"]
     shape = (report["kept"], frames, size, size, 3)
     with expect_prepared(folder):
+        check_digest(folder, CLIPS, report)
         clips = np.load(folder / CLIPS, mmap_mode="r")
         if clips.shape != shape or clips.dtype != np.uint8:
             raise ValueError(f"{clips.dtype} {clips.shape} in {CLIPS} instead of uint8 {shape}")
