@@ -29,7 +29,7 @@ from tinygif.text import split
 
 @dataclass(frozen=True)
 class Options:
-    """Defaults are those of the checkpoint."""
+    """Options that are left out take the checkpoint's own values."""
 
     prompt: tuple[str, ...]
     """One or more sentences; several make a captioned grid. "" for a model without captions."""
@@ -50,14 +50,15 @@ class Options:
     negative_prompt: str | None = None
     """Guide away from this sentence instead of from no sentence."""
     dynamic_threshold: float | None = None
-    """Rescale guesses whose p-quantile leaves the range of pixels, for example 0.995."""
+    """Rescale a guess of the clip if this quantile of it leaves the range of pixels; for example
+    0.995."""
     frames: int | None = None
-    """Another number of frames than trained on."""
+    """Number of frames, if it should differ from training."""
     size: int | None = None
-    """Another side than trained on, in pixels."""
+    """Side in pixels, if it should differ from training."""
     fps: int | None = None
     scale: int | None = None
-    """Enlarge every pixel so many times; by default to about 128 pixels."""
+    """Enlarge every pixel this many times; by default until a clip is about 128 pixels wide."""
     trajectory: bool = False
     """Show the denoising: a GIF that goes from noise to the clip, then plays it."""
 

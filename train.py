@@ -3,11 +3,11 @@
     python train.py --dataset moving_mnist                  # two CPU cores, under 15 minutes
     python train.py --dataset moving_mnist --preset small   # one GPU
     python train.py --dataset path/to/folder                # captioned GIFs; or shapes
-    python train.py --resume                                # go on with the newest run
+    python train.py --resume                                # continue the newest run
     python train.py --resume --minutes 30                   # train a finished run for longer
 
-The flags that people use first: --dataset, --preset, --minutes or --steps, --out, --resume, --init,
---size, --frames, --batch-size, --seed. All flags follow, section by section.
+The flags to know first: --dataset, --preset, --minutes or --steps, --out, --resume, --init, --size,
+--frames, --batch-size, --seed. --help lists all flags, section by section.
 
 Writes runs/NAME/: model.safetensors, state.safetensors, log.jsonl, loss.png, samples/*.gif.
 """
@@ -45,27 +45,28 @@ RESUME_FLAGS = ("--resume", "--out", "--steps", "--minutes")
 
 @dataclass(frozen=True)
 class Run(Config):
-    """Defaults are those of the preset."""
+    """Flags that are left out take the values of --preset."""
 
     out: Path | None = None
-    """Folder of the run; by default a new one below runs/."""
+    """Folder of the run; by default a new one in runs/."""
     resume: bool = False
-    """Go on with the run in --out, or the newest, with its own settings. A larger --steps or
-    --minutes makes it longer."""
+    """Continue the run in --out, or the newest run, with its own settings. A larger --steps or
+    --minutes makes the run longer."""
     init: str | None = None
-    """Begin with the weights of a checkpoint, or of the shipped one, moving_mnist: its model and
-    diffusion are the defaults of flags, what fits is kept, new words get new rows."""
+    """Start from the weights of a checkpoint; moving_mnist is the one that comes with tinygif. Its
+    model, text and diffusion settings become the defaults of the flags. Weights are copied where
+    name and shape agree; new words get new rows in the embedding."""
 
 
 def parse(arguments: list[str]) -> Run:
-    """The run that the flags describe. Some of them decide the defaults of the others."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=list(PRESETS), default="tiny")
-    first.add_argument("--model", choices=list(MODELS))
-    first.add_argument("--dataset", default="moving_mnist")
-    first.add_argument("--resume", action="store_true")
-    first.add_argument("--init")
-    chosen, _ = first.parse_known_args(arguments)
+    """The run that the flags describe. A first pass reads the flags that set others' defaults."""
+    first_pass = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first_pass.add_argument("--preset", choices=list(PRESETS), default="tiny")
+    first_pass.add_argument("--model", choices=list(MODELS))
+    first_pass.add_argument("--dataset", default="moving_mnist")
+    first_pass.add_argument("--resume", action="store_true")
+    first_pass.add_argument("--init")
+    chosen, _ = first_pass.parse_known_args(arguments)
     default = Run(**vars(PRESETS[chosen.preset]) | {"data": defaults(chosen.dataset)})
     if chosen.model not in (None, default.model.model):
         default = replace(default, model=MODELS[chosen.model]())
@@ -85,7 +86,7 @@ def parse(arguments: list[str]) -> Run:
 
 
 def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
-    """Step 0; what its checkpoints say of it; the data set; clips that are not trained on."""
+    """What `train` needs for a new run: state at step 0, metadata, data set, held-out clips."""
     expect((run.train.steps, run.train.minutes) != (None, None), "--steps or --minutes", "neither")
     config = Config(**{f.name: getattr(run, f.name) for f in dataclasses.fields(Config)})
     config.check()
@@ -111,7 +112,7 @@ def resumed_run(run: Run, folder: Path) -> tuple[TrainState, About, Dataset, Dat
         progress = config.train.progress(about.step, float(state.seconds))
         rate = float(training.learning_rate_at(config.train, about.step, progress))
         print(f"{min(progress, 1):.0%} of the run is done; the learning rate goes on at {rate:.2f} "
-              "of its peak and falls to zero at the end")  # fmt: skip
+              f"of its peak (decay: {config.train.decay})")  # fmt: skip
     dataset, held_out, config = open_dataset(config)
     return state, about._replace(config=config), dataset, held_out
 
@@ -122,7 +123,7 @@ def resumed_run(run: Run, folder: Path) -> tuple[TrainState, About, Dataset, Dat
 def train(
     folder: Path, state: TrainState, about: About, dataset: Dataset, held_out: Dataset | None
 ) -> None:
-    """Train until the run is over, and write the files of its folder."""
+    """Train until the run is over, and write its files into `folder`."""
     config, options, data = about.config, about.config.train, about.config.data
     training.check_room(folder, state)
     weights, device = training.count_weights(state.model), jax.devices()[0].device_kind
@@ -132,7 +133,7 @@ def train(
     data_key, held_out_key = jax.random.split(keys.data)
     seed, reader = int(jax.random.bits(data_key)), prompt_reader(config.text, about.words)
     if config.text.text != "words":
-        reader.learn(dataset.captions)  # at once, so that no step waits for the tower
+        reader.learn(dataset.captions)  # encode them all now, so that no step waits for the tower
 
     def read(where: Slice, source: Dataset = dataset) -> tuple[np.ndarray, object]:
         clips, captions = read_batch(source, seed, where)
@@ -145,7 +146,7 @@ def train(
         return training.held_out_loss(state.ema, schedule, config.diffusion, *batch, held_out_key)
 
     def save() -> None:
-        log.finish_step()  # no state is saved whose loss is no number
+        log.finish_step()  # raises if the loss is NaN, so that no broken state is saved
         training.save_state(folder, log.write_into(state), about._replace(step=done))
         log.draw()
 
@@ -165,7 +166,7 @@ def train(
         with log.waiting():
             clips, prompts = next(batches)
         batch = Batch(clips, prompts, np.float32(progress))
-        if clips.shape not in tflop:  # compiled here: for long clips, perhaps for short ones
+        if clips.shape not in tflop:  # compiles the step: for long clips, and for short ones
             tflop[clips.shape] = training.count_tflop(step, state, batch, keys.train)
         state, logs = step(state, batch, keys.train)
         log.begin_step(done, logs, len(clips), tflop[clips.shape])
@@ -177,7 +178,7 @@ def train(
             save()
         if done % options.sample_every == 0 or is_last:
             write_samples()
-    if checkpoint.step_of(folder / MODEL) != done:  # killed between the last two files
+    if checkpoint.step_of(folder / MODEL) != done:  # an earlier process died between both files
         save()
     print(f"wrote {folder}/: model.safetensors, state.safetensors, log.jsonl, loss.png, samples/\n"
           f'now:  python sample.py --prompt "{dataset.prompts[0]}"')  # fmt: skip
@@ -195,5 +196,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stopped = "stopped; go on from the last checkpoint with --resume (and the --out you gave)"
+    stopped = "stopped; continue from the last checkpoint with --resume (and the same --out)"
     run_command("train.py", main, stopped)

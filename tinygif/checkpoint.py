@@ -1,8 +1,8 @@
-"""Checkpoints: named arrays with the whole config inside, written so that a kill loses nothing.
+"""Checkpoints: named arrays with the whole config inside, never half written, even after a kill.
 
 `state.safetensors` alone suffices to resume; `model.safetensors` holds the averaged weights to
 sample from, and is derived from it. Both carry the config, the vocabulary and the step as JSON.
-Names are the paths of the pytree, so a renamed or reshaped layer is refused with its name.
+An array is named by its path in the pytree, so the error for a renamed or reshaped layer names it.
 Lesson 15.
 """
 
@@ -35,14 +35,14 @@ WHOLE_NUMBERS = ("I32", "U32", "I8", "U8", "BOOL")
 
 
 class About(NamedTuple):
-    """What a checkpoint says of itself: config, vocabulary, and the step it was written at."""
+    """The metadata of a checkpoint: config, vocabulary, and the step at which it was written."""
 
     config: Config
     words: list[str]
     step: int
 
     def to_json(self, arrays: str) -> str:
-        """With two checksums: that of the arrays, which is given, and that of all this."""
+        """As JSON, with two checksums: the given one, of the arrays, and one of this JSON."""
         values = self._asdict() | {"config": dataclasses.asdict(self.config), "arrays": arrays}
         return json.dumps(values | {"json": text_digest(json.dumps(values))})
 
@@ -56,7 +56,7 @@ def leaf_name(path: tuple) -> str:
 
 
 def is_named(leaf: object) -> bool:
-    """Arrays and shapes have names; what else may lie in a pytree is built by code."""
+    """Whether a leaf is an array or a shape. These have names; other leaves are built by code."""
     return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
@@ -70,9 +70,9 @@ def check_names(
     found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], source: str,
     others: str = "$.",
 ) -> None:  # fmt: skip
-    """Refuse arrays, given as name and shape, of which one is missing, unexpected or misshapen.
+    """Refuse arrays, given by name and shape, if one is missing, unexpected or of another shape.
 
-    Unexpected names that match the regular expression `others` are let pass.
+    Unexpected names are accepted if they match the regular expression `others`.
     """
     wrong = [f"missing {name}" for name in wanted if name not in found]
     for name, shape in found.items():
@@ -98,10 +98,10 @@ def fill(template: PyTree, read: Callable[[str], np.ndarray]) -> PyTree:
 
 
 def write(path: Path, tree: PyTree, about: About) -> None:
-    """Write a pytree's arrays and what is to be known of them, all or nothing."""
+    """Write a pytree's arrays and their metadata, all or nothing."""
     from safetensors.numpy import save
 
-    # safetensors takes the memory as it lies: anything but C order would be written scrambled
+    # safetensors copies memory as it is: arrays in another order than C would come out scrambled
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in named(tree).items()}
     write_whole(path, save(arrays, {METADATA_KEY: about.to_json(digest(arrays))}))
 
@@ -116,9 +116,9 @@ def digest(arrays: dict[str, np.ndarray]) -> str:
 
 
 def read_about(path: Path) -> About:
-    """What a checkpoint says of itself; its arrays are not read.
+    """The metadata of a checkpoint; its arrays are not read.
 
-    Raises TinygifError if a config is in it that cannot work, or would take unreasonable sizes.
+    Raises TinygifError for a config that cannot work, or that asks for unreasonable sizes.
     """
     with open_file(path) as file:
         values = read_values(file, path)
@@ -132,8 +132,8 @@ def read_about(path: Path) -> About:
         config.check()
     except (ValueError, KeyError) as error:
         raise TinygifError(
-            f"{path} was written by another version of tinygif, or is damaged ({error}): sample "
-            "and train with that version, or train anew"
+            f"{path} was written by another version of tinygif, or is damaged ({error}): use that "
+            "version, or train a new model"
         ) from error
     return About(config, words, step)
 
@@ -157,7 +157,7 @@ def read(path: Path, template: PyTree) -> PyTree:
 
 @contextlib.contextmanager
 def open_file(path: Path) -> Iterator[Any]:
-    """A safetensors file, whose sizes safetensors has checked against its header."""
+    """An open safetensors file. safetensors checks its length against its header."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -168,10 +168,10 @@ def open_file(path: Path) -> Iterator[Any]:
 
 
 def read_values(file: Any, path: Path) -> dict[str, Any]:
-    """The JSON of a checkpoint that is open, if it is what was written."""
+    """The JSON of an open checkpoint. Raises TinygifError if it is not what was written."""
     metadata = file.metadata() or {}
     if METADATA_KEY not in metadata:
-        raise TinygifError(f"{path} holds weights, but no tinygif config: not one of ours?")
+        raise TinygifError(f"expected a checkpoint, got {path}, which has no tinygif config")
     try:
         values = json.loads(metadata[METADATA_KEY])
     except (ValueError, RecursionError):
@@ -190,8 +190,8 @@ def text_digest(text: str) -> str:
 
 def damaged(path: Path) -> TinygifError:
     return TinygifError(
-        f"{path} is damaged, or was written by another version of tinygif: expected other content, "
-        "by the checksums in it. Take an earlier copy, or train anew"
+        f"{path} is damaged, or was written by another version of tinygif: its content does not "
+        "match its checksums. Use an earlier copy, or train a new model"
     )
 
 
@@ -202,17 +202,17 @@ def model_template(about: About) -> TextToGif:
 
 
 def load_model(path: Path) -> tuple[TextToGif, About]:
-    """The averaged weights of a `model.safetensors`, and what it says of itself."""
+    """The averaged weights in a `model.safetensors`, and its metadata."""
     about = read_about(path)
     return read(path, model_template(about)), about
 
 
 def export(run: Path, path: Path) -> None:
-    """A run's averaged weights in half precision, to be passed on: half the size, and no paths."""
+    """Write a run's averaged weights for other people: in half precision, and without paths."""
     model, about = load_model(run / MODEL)
     data, text = about.config.data, about.config.text
     data = dataclasses.replace(data, mnist_dir=None, dataset=Path(data.dataset).name)
-    if Path(text.text).is_absolute():  # a tower in a folder; its revision tells it from others
+    if Path(text.text).is_absolute():  # a tower in a folder; its revision identifies it
         text = dataclasses.replace(text, text=Path(text.text).name)
     about = about._replace(config=dataclasses.replace(about.config, data=data, text=text))
     half = jax.tree.map(lambda a: a.astype("float16") if eqx.is_inexact_array(a) else a, model)
@@ -220,7 +220,7 @@ def export(run: Path, path: Path) -> None:
 
 
 def step_of(path: Path) -> int | None:
-    """The step that a checkpoint was written at; None where there is none."""
+    """The step at which a checkpoint was written; None if there is no such file."""
     return read_about(path).step if path.exists() else None
 
 
@@ -228,15 +228,15 @@ def step_of(path: Path) -> int | None:
 
 
 def newest(name: str, folder: Path = Path("runs")) -> Path | None:
-    """The file of this name that was written last among all runs below `folder`, if any."""
+    """Of the files of this name in all runs in `folder`, the one written last; None without any."""
     files = sorted(folder.glob(f"*/{name}"), key=lambda file: file.stat().st_mtime)
     return files[-1] if files else None
 
 
 def run_folder(out: Path | None, resume: bool) -> Path | None:
-    """The folder of a run: `out`; without it the newest run's to resume, or None for a new run.
+    """The folder of a run: `out`, or if None that of the newest run to resume; None for a new run.
 
-    Raises TinygifError where there is nothing to resume, or a run that would be overwritten.
+    Raises TinygifError if there is nothing to resume, or if a run would be overwritten.
     """
     state = newest(STATE) if resume and out is None else None
     folder = state.parent if state else out
@@ -249,7 +249,7 @@ def run_folder(out: Path | None, resume: bool) -> Path | None:
 
 
 def new_folder(name: str, parent: Path = Path("runs")) -> Path:
-    """A new folder for a run, NAME, NAME-2, ...: made here, so that no other run has it too."""
+    """A new folder for a run: NAME, NAME-2, ... It is made here, so that no other run takes it."""
     for n in itertools.count(1):
         folder = parent / (name if n == 1 else f"{name}-{n}")
         try:
@@ -261,17 +261,18 @@ def new_folder(name: str, parent: Path = Path("runs")) -> Path:
             raise TinygifError(f"cannot make {folder} ({error.strerror}): choose --out") from error
 
 
-# ---- beginning with trained weights ----------------------------------------------------------
+# ---- starting from trained weights -----------------------------------------------------------
 
 
 def transplant(
     path: Path, model: Callable[[list[str]], TextToGif], words: list[str]
 ) -> tuple[TextToGif, list[str], str]:
-    """A new model that begins with the averaged weights of `path`; its vocabulary; what fitted.
+    """A new model that starts from the averaged weights of `path`; its vocabulary; a message.
 
-    `model(words)` makes the new model for a vocabulary. An array is taken over where name and shape
-    are the same. The vocabulary is that of both, with new rows for new words; a model without
-    captions, which has no words, gets none.
+    `model(words)` makes the new model for a vocabulary. An array is copied where name and shape
+    agree. The vocabulary joins that of `path` and `words`; words that are new keep random rows. For
+    a model without captions `words` is empty, and so is the vocabulary. The message says what was
+    copied.
     """
     old, about = load_model(path)
     vocabulary = sorted({*words, *about.words}) if words else []
@@ -280,11 +281,11 @@ def transplant(
     if table is not None and rows is not None and table.shape[1:] == rows.shape[1:]:
         new_ids, old_ids = Tokenizer(vocabulary, 1).ids, Tokenizer(about.words, 1).ids
         pairs = [(new_ids[word], old_ids[word]) for word in old_ids if word in new_ids]
-        to, of = np.array(pairs).T
-        arrays["text.embedding"] = table.at[to].set(rows[of])
+        new_rows, old_rows = np.array(pairs).T
+        arrays["text.embedding"] = table.at[new_rows].set(rows[old_rows])
 
-    def choose(key: tuple, leaf: object) -> object:
-        name = leaf_name(key)
+    def choose(leaf_path: tuple, leaf: object) -> object:
+        name = leaf_name(leaf_path)
         if is_named(leaf) and (name not in arrays or arrays[name].shape != leaf.shape):
             fresh.append(name)
         return leaf if name in fresh else arrays.get(name, leaf)
@@ -294,8 +295,8 @@ def transplant(
     kept = total - len(fresh)
     if kept < total // 2:
         raise TinygifError(
-            f"{path} has only {kept} of {total} arrays of this model, of their shape: leave out "
-            "flags such as --width, and they are taken from the checkpoint"
+            f"{path} has only {kept} of {total} arrays of this model in the same shape: leave out "
+            "flags such as --width, so that the checkpoint decides"
         )
     message = f"from {path} {kept} of {total} arrays; new: {new_words} words"
     return new_model, vocabulary, ", ".join([message, *fresh])

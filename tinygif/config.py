@@ -1,7 +1,7 @@
 """Every choice of a run, as frozen dataclasses, and the few presets. Lesson 15.
 
-`train.py` turns each field into a flag of the same name; a checkpoint carries all of them. The
-model's own fields stand with the model, in `unet.py`.
+`train.py` turns each field into a flag of the same name; a checkpoint stores all of them. The
+model's own fields are defined beside the model, in `unet.py`.
 """
 
 import dataclasses
@@ -24,26 +24,26 @@ from tinygif.text import TextAdapter, TextEncoder, TextToGif
 from tinygif.unet import UNetConfig
 
 MODELS = {"unet": UNetConfig}
-"""The kinds of model: `--model` chooses one, whose config brings its own fields."""
+"""The kinds of model by name, each with its own config class; `--model` chooses one."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is trained on."""
+    """The data set, and the shape of its clips."""
 
     dataset: str = "moving_mnist"
-    """moving_mnist, shapes, a folder of clips, or one that `tinygif.clips prepare` made."""
+    """moving_mnist, shapes, a folder of clips, or a folder that `tinygif.clips prepare` made."""
     size: int = 32
     """Side of a clip in pixels."""
     frames: int = 16
     channels: Literal[1, 3] = 1
-    """1 is gray; 3 is in colour, and colours the digits and names their colours in captions."""
+    """1 is gray, 3 is colour. In colour, captions of digits name the colour."""
     fps: int | float = 8
     """Frames per second of the GIFs that are written."""
     flip: bool = False
-    """Mirror the clips of a folder every other time, and swap left and right in their captions."""
+    """Mirror a clip of a folder half of the time, and swap left and right in its caption."""
     unconditional: bool = False
-    """Train on clips of a folder without captions."""
+    """Train on the clips of a folder, and leave their captions out."""
     digits: Literal[1, 2] = 1
     """The largest number of digits in a clip."""
     digit_size: int | None = None
@@ -62,10 +62,10 @@ class TextConfig:
     """How prompts are read."""
 
     text: str = "words"
-    """words: a text encoder trained along with the model. Or a pretrained, frozen one (a tower):
-    clip, bert, a hub id, a folder."""
+    """words: a text encoder that is trained together with the model. Or a pretrained, frozen one (a
+    tower): clip, bert, a hub id, a folder."""
     text_pool: Literal["last", "first", "mean"] | None = None
-    """How a tower's token vectors become one: by default the last one of CLIP, the mean of BERT."""
+    """How a tower makes one vector of a prompt: by default CLIP's last token, or BERT's mean."""
     text_revision: str | None = None
     """The tower's commit on the hub, or SHA-256 of its folder; train.py fills it in."""
     text_dims: tuple[int, int] | None = None
@@ -90,11 +90,11 @@ class DiffusionConfig:
     """Multiply sigma / alpha by this; use more than 1 for redundant clips (large, or slow)."""
     predict: Prediction = "v"
     measure: Prediction | None = None
-    """What the loss compares; by default what the network predicts."""
+    """The quantity in which the loss is measured; by default the one that the network predicts."""
     loss: Literal["l1", "l2", "huber"] = "l2"
     weighting: Weighting = "uniform"
     gamma: float = 5.0
-    """The largest weight of an error of x0, for min_snr and capped."""
+    """The largest weight of an error in x0, for min_snr and capped."""
     logit_normal: tuple[float, float] | None = None
     """Mean and standard deviation of logit(t / T) in training; uniform t by default."""
     drop_text: float = 0.1
@@ -109,7 +109,7 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How it is trained."""
+    """How the model is trained."""
 
     steps: int | None = None
     """Optimizer steps of the whole run; overrides minutes."""
@@ -117,11 +117,11 @@ class TrainConfig:
     """Minutes of the whole run; the learning rate then follows the clock."""
     batch_size: int = 16
     short_frames: int | None = None
-    """Some steps train on clips of this many frames, and on more of them, at the same cost."""
+    """Some steps train on more but shorter clips, of this many frames, at the same cost."""
     short_share: float = 0.5
     """Share of the steps that train on short clips."""
     accumulate: int = 1
-    """Split each batch into this many parts and compute one after another: less memory."""
+    """Split each batch into this many parts, computed one after another: less memory."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 3e-4
     """Learning rate of AdamW. With Muon, AdamW still trains vectors and embeddings."""
@@ -160,12 +160,13 @@ class SampleConfig:
     eta: float | None = None
     """Fresh noise in each ddim step, 0 to 1."""
     dynamic_threshold: float | None = None
-    """Scale a guess of x0 down where this quantile of |x0| leaves the range; 0.995, for example."""
+    """Scale a guess of x0 down if this quantile of |x0| leaves the range of pixels; for example
+    0.995."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run."""
+    """All settings of a run."""
 
     preset: Literal["tiny", "small", "base"] = "tiny"
     """tiny: two CPU cores, minutes; small: one GPU, minutes; base: width 64, four levels."""
@@ -189,8 +190,8 @@ class Config:
         expect(train.ema < 1, "an ema below 1, or the average would never move", train.ema)
         what = f"a batch_size that is a multiple of accumulate, {train.accumulate}"
         expect(train.batch_size % train.accumulate == 0, what, train.batch_size)
-        law = self.diffusion.logit_normal
-        expect(law is None or law[1] > 0, "a positive deviation in logit_normal", law)
+        normal = self.diffusion.logit_normal
+        expect(normal is None or normal[1] > 0, "a positive deviation in logit_normal", normal)
         solver = repr(sample.solver)
         expect(sample.solver in SOLVERS, f"a solver of {', '.join(SOLVERS)}", solver)
         expect(sample.eta is None or sample.solver == "ddim", "the ddim solver for eta", solver)
@@ -233,7 +234,7 @@ BOUNDS: dict[str, dict[str, tuple[float, float | None]]] = {
 def check_range(
     name: str, value: int | float | None, low: int | float, high: int | float | None
 ) -> None:
-    """Refuse a number outside of [low, high]; None stands for a default and passes."""
+    """Refuse a number outside of [low, high]; None, which stands for a default, is accepted."""
     span = f"{name} from {low} to {high}" if high is not None else f"{name} of at least {low}"
     fits = value is None or low <= value <= (sys.float_info.max if high is None else high)
     expect(fits, span, value)
@@ -249,7 +250,7 @@ class Keys(NamedTuple):
 
 
 def named_keys(seed: int) -> Keys:
-    """The four keys of a seed, which has 32 bits."""
+    """The four keys that a seed of 32 bits gives."""
     check_range("seed", seed, 0, 2**32 - 1)
     return Keys(*jax.random.split(jax.random.key(seed), 4))
 
@@ -260,8 +261,9 @@ LARGEST = {
     "width": 2**13, "multipliers": 256, "blocks": 8, "patch": 64, "time_patch": 256, "heads": 1024,
     "head_dim": 1024, "diffusion_steps": 10**5, "batch_size": 2**20, "accumulate": 1024,
 }  # fmt: skip
-"""The largest value of fields that decide how much is built, in a config that comes from a file."""
-LARGEST_NUMBER, LONGEST_TUPLE = 10**9, 12  # of all other fields
+"""The largest values, in a config that comes from a file, of fields that decide how much memory a
+model takes."""
+LARGEST_NUMBER, LONGEST_TUPLE = 10**9, 12  # the limits of all other fields
 
 
 def from_dict(cls: type, values: Any) -> Any:
@@ -302,7 +304,7 @@ def from_json(name: str, kind: Any, value: Any) -> Any:
 
 
 def has_type(value: Any, kind: Any) -> bool:
-    """Whether a value, with tuples for lists, is of a type as the fields of a config have it."""
+    """Whether a value from JSON, its lists made tuples, has the type that a field declares."""
     origin, options = get_origin(kind), get_args(kind)
     if origin is Literal:
         return any(value == option and type(value) is type(option) for option in options)
@@ -317,7 +319,7 @@ def has_type(value: Any, kind: Any) -> bool:
 
 
 def shorten(value: Any) -> str:
-    """A value for a sentence, however long it is."""
+    """A value as text for an error message, cut after 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
 

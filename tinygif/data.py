@@ -1,8 +1,8 @@
 """What a data set is, and a batch as a pure function of the step.
 
 A data set is a function of an index; the stream of examples is a function of a seed and a position;
-a batch is a slice of the stream. Nothing is stored, so a resumed run sees what an uninterrupted one
-would, and hosts agree without talking. Lesson 14.
+a batch is a slice of the stream. No position is stored: a resumed run computes the same batches as
+an uninterrupted one, and several hosts do so without communication. Lesson 14.
 """
 
 import queue
@@ -23,16 +23,16 @@ COLORS = {
     "purple": (180, 70, 230),
     "black": (0, 0, 0),
 }
-"""The colours that captions name, for every data set that draws."""
+"""The colours that captions name, shared by all data sets that are drawn."""
 
 
 @runtime_checkable
 class Dataset(Protocol):
     """Captioned clips by index: `dataset[i]`, or `dataset.example(i, frames)` for a shorter clip.
 
-    `size` is the number of clips, or None when they never repeat. An index of `size` and beyond is
-    a clip in a later epoch, where it may have another of its captions. `words` are all the words
-    that captions use. A clip without a caption has None.
+    `size` is the number of clips, or None when they never repeat. Indices from `size` on are the
+    same clips in a later epoch, perhaps with another of their captions. `words` are all the words
+    that captions use. The caption of a clip without one is None.
     """
 
     size: int | None
@@ -80,7 +80,7 @@ def slice_at(
     step: int, batch_size: int, frames: int, short_frames: int | None = None,
     short_share: float = 0.5,
 ) -> Slice:  # fmt: skip
-    """The part of the stream that a step trains on; the next step goes on where it ends.
+    """The part of the stream that a step trains on; the next step continues where it ends.
 
     A share of the steps trains on many short clips instead of a few long ones, at the same cost:
     appearance needs many different examples; motion can be learned from few (compare the joint
@@ -88,11 +88,11 @@ def slice_at(
     """
     if short_frames is None:
         return Slice(step * batch_size, batch_size, frames)
-    larger = batch_size * (frames // short_frames)
+    short_size = batch_size * (frames // short_frames)
     short_before, short_after = int(step * short_share), int((step + 1) * short_share)
-    start = (step - short_before) * batch_size + short_before * larger
+    start = (step - short_before) * batch_size + short_before * short_size
     is_short = short_after > short_before
-    return Slice(start, larger, short_frames) if is_short else Slice(start, batch_size, frames)
+    return Slice(start, short_size, short_frames) if is_short else Slice(start, batch_size, frames)
 
 
 def read_batch(
@@ -109,9 +109,9 @@ def read_batch(
 
 
 def prefetch(make: Callable[[Any], object], items: Iterator, ahead: int = 2) -> Iterator:
-    """`make(item)` for every item, made in a thread up to `ahead` items early.
+    """`make(item)` for every item, computed in a thread that is at most `ahead` items ahead.
 
-    An error in the thread is raised here, in its place.
+    An error in the thread is raised here, where the result would have been.
     """
     results: queue.Queue = queue.Queue(maxsize=ahead)
     stop = threading.Event()

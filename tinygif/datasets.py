@@ -12,13 +12,13 @@ from tinygif.moving_mnist import MovingMNIST
 from tinygif.shapes import Shapes
 
 DATASETS = {"moving_mnist": MovingMNIST, "shapes": Shapes}
-"""The data sets that are drawn. Any other name is that of a folder of clips."""
+"""The data sets that are drawn. Any other name is taken as a folder of clips."""
 
 OWN_FIELDS = {
     "digits": "moving_mnist", "digit_size": "moving_mnist", "hold_out": "moving_mnist",
     "mnist_dir": "moving_mnist", "flip": "a folder of clips", "unconditional": "a folder of clips",
 }  # fmt: skip
-"""Fields that do something for one kind of data set only."""
+"""Fields that have an effect on one kind of data set only."""
 
 
 def check_fields(data: DataConfig) -> None:
@@ -34,7 +34,10 @@ def check_fields(data: DataConfig) -> None:
 
 
 def defaults(name: str) -> DataConfig:
-    """What flags start from: all but digits is in colour; a prepared folder has its own shape."""
+    """The defaults of the data flags: moving_mnist is gray, all else is in colour.
+
+    A folder that was prepared also sets size, frames and fps.
+    """
     data = DataConfig(dataset=name, channels=1 if name == "moving_mnist" else 3)
     if name in DATASETS or not is_prepared(Path(name)):
         return data
@@ -44,11 +47,12 @@ def defaults(name: str) -> DataConfig:
 
 
 def open_dataset(config: Config) -> tuple[Dataset, Dataset | None, Config]:
-    """The data set; another of its kind that is never trained on; a config that opens both again.
+    """The training clips, the held-out clips, and the config with which to open both again.
 
-    The second is None for a folder of fewer than 40 clips. A folder that is not yet prepared is
-    prepared into the cache; the config then names that folder. For digits it says where they were
-    found, so that a resumed run trains on the same. Raises TinygifError.
+    There are no held-out clips (None) in a folder of fewer than 40. A folder that is not yet
+    prepared is prepared into the cache; the config then names the folder there. For digits the
+    config says where they were found, so that a resumed run trains on the same ones. Raises
+    TinygifError.
     """
     data = config.data
     check_fields(data)

@@ -34,7 +34,7 @@ def pick_step(
 
     All steps are equally likely, and t never falls as u rises. With `logit_normal`, a mean and a
     standard deviation, logit(t / T) is normal instead (Esser et al. 2024, section 3.1): training
-    then sees those noise levels most at which there is most to learn.
+    then spends most steps around the mean, on the noise levels where there is most to learn.
     """
     if logit_normal is not None:
         mean, deviation = logit_normal
@@ -69,7 +69,7 @@ def to_x0(
     t: Step,
     kind: Prediction,
 ) -> Float[Array, "*x"]:
-    """The clip that a prediction stands for, at t >= 1.
+    """The clip x0 that follows from a prediction, at t >= 1.
 
     Solves `x_t = alpha x0 + sigma eps` and `prediction = a x0 + b eps` for x0.
     """
@@ -110,7 +110,7 @@ def distance(error: Float[Array, "*x"], kind: Literal["l1", "l2", "huber"]) -> F
 def weight(
     schedule: Schedule, t: Step, kind: Prediction, name: Weighting, gamma: float
 ) -> Float[Array, ""]:
-    """How much step t counts in a loss that is measured on `kind`.
+    """The weight of step t in a loss that is measured on `kind`.
 
     An error e in x0 is an error (a - b alpha / sigma) e in the prediction `a x0 + b eps`. So a
     uniform loss on `kind` weighs the squared error of x0 by (a - b alpha / sigma)^2. `capped` does
@@ -139,7 +139,7 @@ def loss(
     weighting: Weighting = "uniform",
     gamma: float = 5.0,
 ) -> Float[Array, ""]:
-    """The loss of one prediction, after converting it to `measure`; None compares it as it is."""
+    """The loss of one prediction, converted to `measure` first; None compares it as it is."""
     measure = measure or predict
     if measure != predict:
         x_t = q_sample(schedule, x0, t, eps)

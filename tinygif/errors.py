@@ -1,4 +1,4 @@
-"""Mistakes that a person can mend are `TinygifError`; others keep their traceback. Lesson 15."""
+"""`TinygifError` is a mistake the user can fix; other errors keep their traceback. Lesson 15."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class TinygifError(ValueError):
-    """A mistake that a person can mend: the message says what was expected, what came, what to do.
+    """A mistake that the user can fix: the message says what was expected, what came, what to do.
 
     Commands print it as one sentence and exit with code 2. Mistakes in code (a wrong shape, say)
     are other exceptions, and are shown with their traceback.
@@ -14,7 +14,7 @@ class TinygifError(ValueError):
 
 
 def expect(fits: bool, what: str, got: object) -> None:
-    """Refuse what a person chose, with a sentence that says what was expected and what came."""
+    """Raise TinygifError unless `fits`, with a sentence of what was expected and what came."""
     if not fits:
         raise TinygifError(f"expected {what}, got {got}")
 
@@ -34,8 +34,8 @@ def run_command(name: str, main: Callable[[], None], stopped: str = "stopped") -
 def use_fast_cpu_kernels() -> None:
     """Let Eigen compute matrix products and convolutions on CPUs, before JAX starts.
 
-    With YNNPACK, JAX's default, a training step takes a fifth longer. What XLA_FLAGS already says
-    of it stays.
+    With YNNPACK, JAX's default, a training step takes a fifth longer. A choice that is already in
+    XLA_FLAGS is kept.
     """
     import jax
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: the cache folder, writes, downloads, locks, room, hashes.
+"""Files that are complete or absent, never half written: cache, writes, downloads, locks, hashes.
 
 Lesson 15.
 """
@@ -45,10 +45,10 @@ def cache_dir() -> Path:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write; it takes the place of `path` when the block ends well, else it vanishes.
+    """A temporary file to write. It replaces `path` if the block ends without error, else it goes.
 
-    Who reads `path` meanwhile sees the old file or the new one. File and folder are synced, so
-    that it also holds when the machine stops. Raises TinygifError where it cannot be written.
+    A reader of `path` sees the old file or the new one, never a part. File and folder are synced,
+    so that this also holds if the machine stops. Raises TinygifError if it cannot be written.
     """
     remove_orphans(path)
     writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
@@ -77,7 +77,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def remove_orphans(path: Path) -> None:
-    """Delete what processes on this machine left half written when they were killed."""
+    """Delete the temporary files of processes of this machine that were killed while writing."""
     here = f".{path.name}.{socket.gethostname()}-"
     for part in path.parent.glob(f"{glob.escape(here)}*.part"):
         writer = re.fullmatch(r"(\d+)-\d+", part.name.removeprefix(here).removesuffix(".part"))
@@ -87,11 +87,11 @@ def remove_orphans(path: Path) -> None:
             except ProcessLookupError:
                 part.unlink(missing_ok=True)
             except PermissionError:
-                pass  # there is, somebody else's
+                pass  # the process exists, and belongs to another user
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's list of names on disk: after a rename, without it, the old name may return."""
+    """Put a folder's list of names on disk. Without this, a crash may undo a rename."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -101,7 +101,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_room(folder: Path, size: int, what: str) -> None:
-    """Make the folder, and refuse it if it cannot be written to or lacks `size` bytes."""
+    """Make the folder; refuse it if it cannot be written to or has less than `size` bytes free."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
@@ -120,9 +120,9 @@ def check_room(folder: Path, size: int, what: str) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, waiting: str | None = None) -> Iterator[None]:
-    """Hold a lock file, which ends with the process.
+    """Hold a lock file. The lock ends with the process, even if it is killed.
 
-    If another process has it: wait, after printing `waiting`; or without one raise TinygifError.
+    If another process holds it, print `waiting` and wait. If `waiting` is None, raise TinygifError.
     """
     from filelock import FileLock, Timeout
 
@@ -158,16 +158,16 @@ def sha256(path: Path) -> str:
 
 
 def download(links: list[str], path: Path, digest: str) -> None:
-    """Fetch a file from the first link that has it whole, by its SHA-256.
+    """Download a file from the first link whose content has the right SHA-256.
 
-    Raises OSError with the last reason where none has it.
+    Raises OSError, with the last reason, if no link has.
     """
     reason = ""
     for link in links:
         try:
             data = fetch(link, title=path.name, timeout=5.0)
         except OSError as error:
-            reason = " ".join(str(error).split())  # a server's words may hold line ends
+            reason = " ".join(str(error).split())  # a server's message may have several lines
         else:
             if hashlib.sha256(data).hexdigest() == digest:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,20 +177,20 @@ def download(links: list[str], path: Path, digest: str) -> None:
 
 
 Resolver = Callable[[str], list[str]]
-"""From the name of a host to the addresses that may be connected to; raises OSError for none."""
+"""From the name of a host to the addresses of it that may be connected to. Raises OSError if it has
+none."""
 
 
 def fetch(
     url: str, *, title: str | None = None, most: int = 2**28, timeout: float = 10.0,
     longest: float = 600.0, resolve: Resolver | None = None,
 ) -> bytes:  # fmt: skip
-    """The bytes that an http or https link answers with; under a progress bar if it has a title.
+    """The bytes that an http or https link answers with. With a title, shows a progress bar.
 
-    most: stop after more than so many bytes. timeout: seconds without a byte; longest: seconds in
-    all. resolve: links that come out of data files need `public_addresses`, so that they do not
-    lead, themselves or by a redirect, into this machine or its network. Raises OSError if there is
-    no answer, or one that is cut short or too slow; HTTPError, which is one, where a server
-    refuses.
+    most: stop once there are more bytes than this. timeout: how many seconds may pass without a
+    byte; longest: how many in all. resolve: for links from data files pass `public_addresses`, so
+    that neither the link nor a redirect leads to this machine or its network. Raises OSError if the
+    answer is missing, cut short or too slow; HTTPError, a kind of OSError, if a server refuses.
     """
     from tqdm import tqdm
 
@@ -203,7 +203,7 @@ def fetch(
         with connections.open(url, timeout) as reply:
             length = reply.headers.get("Content-Length")
             total = int(length) if length and length.isdigit() else None
-            body = SimpleNamespace(read=reply.read1)  # what has come: read waits for all of a part
+            body = SimpleNamespace(read=reply.read1)  # read1 returns what came, read would wait
             with tqdm.wrapattr(body, "read", total, desc=title, disable=not title) as body:
                 while not connections.closed and size <= most and (part := body.read(1 << 16)):
                     parts.append(part)
@@ -224,7 +224,7 @@ def fetch(
 
 
 class _Connections(web.HTTPSHandler, web.HTTPHandler):
-    """Opens links, and follows their redirects; no file: and no ftp:, and only where it may."""
+    """Opens http and https links and follows redirects, to addresses that `resolve` allows."""
 
     def __init__(self, resolve: Resolver | None):
         super().__init__()
@@ -242,10 +242,10 @@ class _Connections(web.HTTPSHandler, web.HTTPHandler):
     def do_open(
         self, make: Callable[..., HTTPConnection], request: web.Request, **options
     ) -> HTTPResponse:
-        """Called by urllib for each link, so for each redirect."""
+        """Called by urllib for each link, those of redirects included."""
         connect = None if self.resolve is None else partial(_connect, self.resolve)
         if connect and (request.has_proxy() or request._tunnel_host):
-            # The person's proxy connects, and it may know names that are unknown here.
+            # The user's proxy makes the connection, and may know names that are unknown here.
             connect = None
             with contextlib.suppress(socket.gaierror):
                 self.resolve(unquote(urlsplit(request.full_url).hostname or ""))
@@ -263,14 +263,14 @@ class _Connections(web.HTTPSHandler, web.HTTPHandler):
         """End what takes too long, also a wait for headers."""
         self.closed = True
         for connection in self.opened:
-            with contextlib.suppress(OSError, AttributeError):  # it is None where nothing waits
+            with contextlib.suppress(OSError, AttributeError):  # sock is None where nothing waits
                 connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _connect(
     resolve: Resolver, address: tuple[str, int], timeout: float, source: tuple | None = None
 ) -> socket.socket:
-    """As `socket.create_connection`, to the addresses that `resolve` gives."""
+    """Like `socket.create_connection`, but only to the addresses that `resolve` gives."""
     host, port = address
     failure = OSError(f"{host} has no address")
     for ip in resolve(host):
@@ -282,7 +282,7 @@ def _connect(
 
 
 def public_addresses(host: str, lookup: Callable = socket.getaddrinfo) -> list[str]:
-    """The public addresses of a host. Raises PermissionError if it has others only."""
+    """The public addresses of a host. Raises PermissionError if it has none."""
     found = dict.fromkeys(info[4][0] for info in lookup(host, None, type=socket.SOCK_STREAM))
     public = [address for address in found if is_public(address)]
     if not public:
@@ -291,7 +291,7 @@ def public_addresses(host: str, lookup: Callable = socket.getaddrinfo) -> list[s
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the internet: not this machine, its network, or reserved."""
+    """Whether an address is on the public internet: not this machine, its network, or reserved."""
     ip = ipaddress.ip_address(address)
     if ip in ipaddress.ip_network("64:ff9b::/96"):  # an IPv4 address in a network of IPv6 only
         ip = ipaddress.IPv4Address(int(ip) % 2**32)

@@ -41,10 +41,10 @@ def is_number(value: object) -> bool:
 
 
 class Log:
-    """What a run has spent, and what its steps gave since the last line.
+    """What a run has spent so far, and the numbers of its steps since the last line.
 
     `seconds` and `tflop` begin with what earlier processes spent on the run. Lines beyond `step`
-    are deleted: what came after the last checkpoint is done again.
+    are deleted: the steps after the last checkpoint are done again.
     """
 
     def __init__(self, folder: Path, step: int, seconds: float, tflop: float):
@@ -62,20 +62,20 @@ class Log:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time that the block takes as time in which no step was begun."""
+        """Count the time that the block takes as time spent waiting for a batch."""
         began = time.monotonic()
         yield
         self._waited += time.monotonic() - began
 
     def begin_step(self, step: int, logs: dict[str, jax.Array], clips: int, tflop: float) -> None:
-        """Count a step that was begun, and finish the one before while this one runs."""
+        """Count a step that has just begun; while it runs, take the numbers of the one before."""
         self.finish_step()
         self._running = logs, step
         self._clips += clips
         self.tflop += tflop
 
     def finish_step(self) -> None:
-        """Wait until the last step is over, and take its numbers. Raises TinygifError for NaN."""
+        """Wait for the running step to end, and take its numbers. Raises TinygifError for NaN."""
         if self._running:
             self._steps.append(check_finite(*self._running))
         self._running = None
@@ -104,7 +104,7 @@ class Log:
         self.show(progress, f"step {step}, loss {line['loss']:.3f}, {speed}")
 
     def show(self, progress: float, text: str) -> None:
-        """Draw the progress bar, from 0 to 1, with a text behind it."""
+        """Draw the progress bar, from 0 to 1, with a text after it."""
         from tqdm import tqdm
 
         progress = min(progress, 1.0)
@@ -120,7 +120,7 @@ class Log:
         return replace(state, seconds=jnp.asarray(self.seconds), tflop=jnp.asarray(self.tflop))
 
     def draw(self) -> None:
-        """Draw the loss, and the loss of clips that are not trained on, over the steps."""
+        """Plot the loss, and the loss of held-out clips, over the steps."""
         from matplotlib.figure import Figure
 
         lines = read_lines(self.folder)

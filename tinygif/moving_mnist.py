@@ -35,7 +35,7 @@ SHA256 = {
 
 BUNDLED = "bundled"
 
-# direction -> (columns, rows) per step of motion; rows count downwards
+# direction -> its sign along columns and along rows; rows count downwards
 DIRECTIONS = {
     "left": (-1, 0),
     "right": (1, 0),
@@ -58,7 +58,7 @@ HELD_OUT = (
     (0, "right"), (1, "up left"), (2, "down"), (3, "up right"), (4, "left"), (5, "down left"),
     (6, "up"), (7, "down right"), (8, "still"),
 )  # fmt: skip
-"""Digit-direction pairs that training never shows, unless `hold_out` is off."""
+"""Pairs of digit and direction that training never shows, unless `hold_out` is off."""
 
 WORDS = sorted(
     {"a", "an", "and", *QUICKLY, *"0123456789", *NAMES, *VERBS, *DIGIT_COLORS}
@@ -70,10 +70,10 @@ class MovingMNIST:
     """An endless data set of captioned clips; the same index gives the same clip.
 
     A caption names the direction in which the digit starts. The digit turns round only at a wall.
-    It starts so far from the wall ahead that it moves for half of the clip before it gets there,
-    if the clip has room for that.
+    It starts far enough from the wall ahead to move for half of the clip before it gets there, if
+    the clip has room for that.
 
-    With `test` the digits are the test digits, and the same index gives another clip.
+    With `test` the digits are the test digits, and the same index gives a different clip.
     """
 
     size = None
@@ -83,7 +83,7 @@ class MovingMNIST:
         "a 2 standing still", "a 9 moving up", "a 4 moving down left", "a 6 moving up left slowly",
         "a 1 moving right", "a 0 moving down right",
     )  # fmt: skip
-    """Examples to draw while training."""
+    """Prompts for the sample GIFs that are written during training."""
 
     def __init__(self, config: DataConfig, *, test: bool = False):
         images, labels, source = load_digits(config.mnist_dir, test=test)
@@ -97,7 +97,7 @@ class MovingMNIST:
         digest = config.digits_hash if test else hash_digits(images, labels)
         if config.digits_hash not in (None, digest):
             raise TinygifError(f"expected the digits that the run was trained on, got others in "
-                               f"{source}: put those back, or start a new run")  # fmt: skip
+                               f"{source}: restore the old ones, or start a new run")  # fmt: skip
         self.config = replace(config, mnist_dir=source, digits_hash=digest)
         self.seed = 1 if test else 0
         self.about = f"{len(images)} digits of {source}"
@@ -106,10 +106,10 @@ class MovingMNIST:
         return self.example(index, self.config.frames)
 
     def example(self, index: int, frames: int) -> tuple[UInt8[np.ndarray, "{frames} h w c"], str]:
-        """A clip of so many frames, and its caption.
+        """A clip of `frames` frames, and its caption.
 
-        Clips of the same index show the same digits under the same caption, whatever their length,
-        but may start at another place.
+        Whatever its length, the clip of an index shows the same digits under the same caption; but
+        the digits may start at another place.
         """
         config, rng = self.config, np.random.default_rng([self.seed, index])
         clip = np.zeros((frames, config.size, config.size, config.channels), np.uint8)
@@ -120,16 +120,16 @@ class MovingMNIST:
             direction = self._direction(rng, digit)
             speed = "" if direction == "still" else str(rng.choice(list(SPEEDS)))
             self.draw(clip, rng, i, direction, speed, color)
-            named = color if config.channels == 3 else ""
-            sentences.append(caption(rng, digit, direction, speed, named))
+            color_word = color if config.channels == 3 else ""
+            sentences.append(caption(rng, digit, direction, speed, color_word))
         return clip, " and ".join(sentences)
 
     @property
     def captions(self) -> list[str]:
-        """Every caption of a clip with one digit; there are millions for two."""
-        named = DIGIT_COLORS if self.config.channels == 3 else ("",)
+        """Every caption of a clip with one digit; for two digits there are millions."""
+        color_words = DIGIT_COLORS if self.config.channels == 3 else ("",)
         sentences = []
-        for digit, direction, color in itertools.product(range(10), DIRECTIONS, named):
+        for digit, direction, color in itertools.product(range(10), DIRECTIONS, color_words):
             if not self.config.hold_out or (digit, direction) not in HELD_OUT:
                 for speed in SPEEDS if direction != "still" else ("",):
                     sentences += wordings(digit, direction, speed, color)
@@ -174,7 +174,7 @@ def draw_digit(
     stroke: UInt8[np.ndarray, "s s c"],
     path: Int[np.ndarray, "f 2"],
 ) -> None:
-    """Draw a digit into every frame at its (column, row); where two overlap the brighter wins."""
+    """Draw a digit into every frame at its (column, row); where two overlap, keep the brighter."""
     side = len(stroke)
     for frame, (x, y) in zip(clip, path, strict=True):
         window = frame[y : y + side, x : x + side]
@@ -187,7 +187,7 @@ def draw_digit(
 def caption(
     rng: np.random.Generator, digit: int, direction: str, speed: str, color: str = ""
 ) -> str:
-    """A random one of the sentences that describe a moving digit."""
+    """A random sentence that describes a moving digit."""
     subject = subject_of(str(digit) if rng.random() < 0.5 else NAMES[digit], color)
     if direction == "still":
         return f"{subject} {rng.choice(STILL)}"
@@ -214,12 +214,12 @@ def subject_of(name: str, color: str) -> str:
 
 
 def hash_digits(images: UInt8[np.ndarray, "n h w"], labels: Int[np.ndarray, " n"]) -> str:
-    """SHA-256 of digits and their labels, by which a checkpoint knows what it was trained on."""
+    """SHA-256 of digits and labels; a checkpoint stores that of the digits it was trained on."""
     return hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest()
 
 
 def resize(images: UInt8[np.ndarray, "n h w"], side: int) -> UInt8[np.ndarray, "n s s"]:
-    """All digits to one side, with antialiasing."""
+    """All digits, scaled to `side` pixels with antialiasing."""
     x = jax.image.resize(images.astype(np.float32), (len(images), side, side), "linear")
     return np.clip(np.round(np.asarray(x)), 0, 255).astype(np.uint8)
 
@@ -227,13 +227,13 @@ def resize(images: UInt8[np.ndarray, "n h w"], side: int) -> UInt8[np.ndarray, "
 def load_digits(
     mnist_dir: str | None, *, test: bool = False
 ) -> tuple[UInt8[np.ndarray, "n h w"], Int[np.ndarray, " n"], str]:
-    """Digits, white on black and cropped, their labels, and the `mnist_dir` that gives them again.
+    """Digits, white on black and cropped, their labels, and a `mnist_dir` that loads the same ones.
 
     `mnist_dir` is a folder with the MNIST files, or "bundled" for the digits that come with the
-    package. None is the cache folder; if the files are not there they are downloaded, and if that
-    fails the bundled digits are used. Training and test digits have none in common: they are
-    MNIST's own, or the test digits are every fifth bundled one. Raises TinygifError for damaged or
-    missing files in `mnist_dir`.
+    package. None means the cache folder; if the files are not in it they are downloaded, and if
+    that fails the bundled digits are used. No digit is in both training and test: MNIST has a test
+    set of its own, and of the bundled digits every fifth is for tests. Raises TinygifError for
+    damaged or missing files in `mnist_dir`.
     """
     folder = Path(mnist_dir) if mnist_dir else cache_dir() / "mnist"
     if mnist_dir is None:
@@ -255,15 +255,16 @@ def read_mnist(
     part = "t10k" if test else "train"
     names = [f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"]
     try:
-        pixels, marks = (gzip.decompress((folder / name).read_bytes()) for name in names)
-        images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 28, 28)[:, 4:24, 4:24]
-        labels = np.frombuffer(marks, np.uint8, offset=8).astype(int)
+        image_bytes, label_bytes = (gzip.decompress((folder / name).read_bytes()) for name in names)
+        images = np.frombuffer(image_bytes, np.uint8, offset=16).reshape(-1, 28, 28)[:, 4:24, 4:24]
+        labels = np.frombuffer(label_bytes, np.uint8, offset=8).astype(int)
         if not 0 < len(images) == len(labels) or labels.max() > 9:
             raise ValueError(f"{len(images)} images, {len(labels)} labels, not all from 0 to 9")
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise TinygifError(
             f"expected the MNIST files {names} in {folder}, got: {error}. Point --mnist-dir at a "
-            "folder that has them whole, or delete them and leave it out to download them."
+            "folder with undamaged files; or delete these and leave --mnist-dir out: then they are "
+            "downloaded."
         ) from error
     return images, labels
 
@@ -277,9 +278,9 @@ def bundled_digits(test: bool) -> tuple[UInt8[np.ndarray, "n 8 8"], Int[np.ndarr
 
 
 def download_mnist(folder: Path) -> None:
-    """Download those of the four files that the folder lacks. Raises OSError if none has them.
+    """Download those of the four files that the folder lacks. Raises OSError if no mirror has one.
 
-    Of runs that start at once, one downloads and the others wait, so that all get the same digits.
+    If several runs start together, one downloads and the others wait, so all get the same digits.
     """
     if all((folder / name).exists() for name in SHA256):
         return

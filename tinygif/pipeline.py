@@ -1,4 +1,4 @@
-"""`tinygif.load(path)(prompts, seed=0)`: from sentences to clips, for all who sample. Lesson 08."""
+"""`tinygif.load(path)(prompts, seed=0)`: from sentences to clips. Lesson 08."""
 
 import base64
 import sys
@@ -23,11 +23,11 @@ from tinygif.guidance import Denoiser, Thresholded, guide
 from tinygif.text import Condition, Text, TextToGif, Tokenizer
 
 SHIPPED = Path(__file__).parent / "weights" / "moving_mnist.safetensors"
-"""A trained model that comes with the package; weights/README.md is its card."""
+"""A trained model that comes with the package; weights/README.md is its model card."""
 
 
 class GeneratedClips:
-    """Clips as an array, `uint8 (b, f, h, w, c)`, that moves when a notebook shows it."""
+    """Clips as an array, `uint8 (b, f, h, w, c)`, which a notebook shows as moving GIFs."""
 
     def __init__(
         self, array: UInt8[np.ndarray, "b f h w c"], captions: Sequence[str], fps: int | float
@@ -48,9 +48,9 @@ class GeneratedClips:
         return f"GeneratedClips(uint8 {self.shape}, {self.captions})"
 
     def picture(self, scale: int | None = None) -> UInt8[np.ndarray, "f h2 w2 c"]:
-        """One clip to write: a single one enlarged, several in a grid with their captions.
+        """All clips as one picture: a single clip enlarged, several in a grid with their captions.
 
-        scale: times that every pixel is enlarged; by default to about 128 pixels.
+        scale: how many times every pixel is enlarged; by default until a clip is about 128 wide.
         """
         scale = scale or max(1, 128 // self.shape[2])
         if len(self) == 1:
@@ -69,7 +69,7 @@ class GeneratedClips:
 
 
 class Pipeline:
-    """A trained model with all that sampling needs. Call it with prompts."""
+    """A trained model with everything that sampling needs. Call it with prompts."""
 
     def __init__(
         self, model: TextToGif, config: Config, words: list[str], path: Path | None = None
@@ -110,8 +110,8 @@ class Pipeline:
 
         negative_prompt: guide away from this sentence instead of the null prompt. Options that are
         None, or left out, are the checkpoint's own: steps, guidance, solver, eta and
-        dynamic_threshold (`SampleConfig` says what they do), frames and size (other than trained
-        on; multiples of what the model folds). Raises TinygifError for what cannot work.
+        dynamic_threshold (`SampleConfig` says what they do), frames and size (which may differ from
+        training, in multiples of what the model folds). Raises TinygifError for what cannot work.
         """
         config = self.with_options(**options)
         data, options = config.data, config.sample
@@ -131,7 +131,7 @@ class Pipeline:
     def with_options(
         self, steps: int | None = None, frames: int | None = None, size: int | None = None, **sample
     ) -> Config:
-        """The checkpoint's config with what is asked for, checked."""
+        """The checkpoint's config with these options in place of its own, checked."""
         given = lambda **options: {k: v for k, v in options.items() if v is not None}  # noqa: E731
         if sample.get("eta") is not None and sample.get("solver") is None:
             sample["solver"] = "ddim"
@@ -169,7 +169,7 @@ def run_text_encoder(encoder: eqx.Module, prompts: PyTree) -> Text:
 
 
 def prompt_reader(config: TextConfig, words: list[str]):
-    """What turns sentences into the input of the text encoder, by `batch(prompts)`."""
+    """A tokenizer or a tower: its `batch(prompts)` gives the input of the text encoder."""
     if config.text == "words":
         return Tokenizer(words, config.max_tokens)
     from tinygif.towers import Embeddings
@@ -178,10 +178,10 @@ def prompt_reader(config: TextConfig, words: list[str]):
 
 
 def find_checkpoint(path: str | Path | None = None) -> Path:
-    """The model file of a run, or the file itself; without a path that of the newest run.
+    """The model file of a run folder, or `path` itself if it is a file; by default the newest one.
 
-    The model that comes with the package goes by its name, moving_mnist. It is also taken where
-    there is neither a path nor a run. Raises TinygifError if there is no such file.
+    The path "moving_mnist" means the model that comes with the package. That model is also the
+    default if there is no run. Raises TinygifError if there is no such file.
     """
     if path is None:
         file = newest(MODEL) or SHIPPED
@@ -192,7 +192,7 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     if not file.exists():
         raise TinygifError(
             f"no checkpoint at {file}: expected a run folder or a {MODEL} file. Train a model with "
-            "`python train.py --dataset moving_mnist`, or name the place of one."
+            "`python train.py --dataset moving_mnist`, or give the path of one."
         )
     return file
 

@@ -44,7 +44,7 @@ class Conv1x1(eqx.Module):
 
 
 class FiLM(eqx.Module):
-    """Scales and shifts each channel by what a condition says: `x (1 + scale) + shift`."""
+    """Scales and shifts each channel, as computed from a condition: `x (1 + scale) + shift`."""
 
     linear: eqx.nn.Linear
 
@@ -75,11 +75,11 @@ class ConditionMLP(eqx.Module):
 
 
 class Conv3x3(eqx.Module):
-    """A 3x3 convolution that keeps the image's size. Weights have shape (outputs, 3, 3, inputs).
+    """A 3x3 convolution that keeps the image's size.
 
-    Both oddities are for XLA on a CPU. It makes fast loops of the optimizer and of the average of
-    weights only where the last axis is long, so the inputs come last. On images smaller than the
-    kernel its convolution is 20 times slower, so these get a margin, which is cut off again.
+    Two details are for XLA on a CPU. The optimizer and the average of weights are fast only if the
+    last axis of an array is long, so weights have shape (outputs, 3, 3, inputs). Convolution is 20
+    times slower on images smaller than the kernel, so these get a margin, which is cut off again.
     """
 
     weight: Float[Array, "c_out 3 3 c_in"]
@@ -106,7 +106,7 @@ def group_norm(channels: int) -> eqx.nn.GroupNorm:
 
 
 class ResnetBlock(eqx.Module):
-    """norm, silu, conv; norm, FiLM, silu, conv that starts at zero; plus the input (He 2016)."""
+    """norm, silu, conv; norm, FiLM, silu, conv from zero; plus the input (He et al. 2016)."""
 
     norm1: eqx.nn.GroupNorm
     conv1: Conv3x3
@@ -132,9 +132,10 @@ class ResnetBlock(eqx.Module):
 
 
 class TemporalConv(eqx.Module):
-    """A convolution along time at every pixel, from zero: the +1 of the 2+1-D form (Tran 2018).
+    """A convolution along time at every pixel, the "+1" in (2+1)-D (Tran et al. 2018).
 
-    Neighbouring frames are stacked as channels and mixed at every pixel.
+    Each frame and its two neighbours are stacked as channels and mixed by a matrix, which starts at
+    zero.
     """
 
     norm: eqx.nn.GroupNorm

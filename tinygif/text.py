@@ -106,7 +106,7 @@ def hide(prompt: Prompt, hidden: Bool[Array, ""]) -> Prompt:
 
 
 class TransformerLayer(eqx.Module):
-    """Attention, then a perceptron: each has a norm before it and adds nothing at first."""
+    """Attention, then a perceptron. Each normalises its input, and adds nothing at first."""
 
     attention: Attention
     norm: eqx.nn.RMSNorm

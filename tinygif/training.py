@@ -1,7 +1,7 @@
 """State in, state out: loss, gradients, optimizer and average of weights in one jitted step.
 
-The same step serves one device and many: the batch is sharded over them, the state is on all, and
-jit adds the gradients up (what `pmap` became). Lessons 15 and 17.
+The same step serves one device and many: the batch is split between them, each holds the whole
+state, and jit adds up the gradients (as `pmap` once did). Lessons 15 and 17.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from tinygif.text import Prompt, TextToGif, hide
 
 
 class TrainState(eqx.Module):
-    """All that training is: save it, load it, and the run goes on to the same bits.
+    """Everything that training changes. Saved and loaded, a run continues to the same bits.
 
     `seconds` and `tflop` are what the run has spent so far; train.py writes them when it saves.
     """
@@ -42,7 +42,7 @@ class TrainState(eqx.Module):
 
 
 class Batch(NamedTuple):
-    """What a step trains on, and how far the run is: 0 at its start, 1 at its end."""
+    """What a step trains on, and the progress of the run: 0 at its start, 1 at its end."""
 
     clips: UInt8[Array | np.ndarray, "b f h w c"]
     prompts: PyTree
@@ -50,35 +50,35 @@ class Batch(NamedTuple):
 
 
 def init_state(config: Config, model: TextToGif) -> TrainState:
-    """Step 0 of training a model."""
+    """The state at step 0, for a model that is not trained yet."""
     optimizer = make_optimizer(config.train).init(trainable(model))
     step, seconds, tflop = jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(())
-    # donated buffers must not be shared: the average starts as a copy
+    # donated buffers must not be shared: hence a copy of the model, and two zeros
     return TrainState(model, copy_arrays(model), optimizer, step, seconds, tflop)
 
 
 def save_state(folder: Path, state: TrainState, about: About) -> None:
-    """Write both files of a run; at every moment each of them is whole."""
+    """Write both files of a run. A kill leaves each of them old or new, never half written."""
     write(folder / STATE, state, about)
     write(folder / MODEL, state.ema, about)
 
 
 def check_room(folder: Path, state: TrainState) -> None:
-    """Refuse a folder without room for both files of a run, and for the next ones beside them."""
+    """Refuse a folder without room for both files of a run and, while they are replaced, a copy."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_array)))
     files.check_room(folder / "samples", 3 * size, "its checkpoints")
 
 
 def load_state(path: Path) -> tuple[TrainState, About]:
-    """The state of a run's folder to resume from, with the run's own config and vocabulary."""
+    """The state in a run's folder, to resume from, and the run's own config and vocabulary."""
     about = read_about(path / STATE)
     config, words = about.config, len(about.words) + 2
-    start = lambda: init_state(config, config.init(words, key=jax.random.key(0)))  # noqa: E731
-    return read(path / STATE, eqx.filter_eval_shape(start)), about
+    new_state = lambda: init_state(config, config.init(words, key=jax.random.key(0)))  # noqa: E731
+    return read(path / STATE, eqx.filter_eval_shape(new_state)), about
 
 
 def trainable(model: TextToGif) -> PyTree:
-    """The arrays that gradients move: all but the codec's."""
+    """The arrays that are trained: all but the codec's."""
     arrays = eqx.filter(model, eqx.is_inexact_array)
     return replace(arrays, codec=jax.tree.map(lambda _: None, arrays.codec))
 
@@ -89,7 +89,7 @@ def count_weights(model: TextToGif) -> int:
 
 
 def copy_arrays(tree: PyTree) -> PyTree:
-    """The same pytree in memory of its own."""
+    """The same pytree, its arrays copied."""
     return jax.tree.map(lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf, tree)
 
 
@@ -119,25 +119,25 @@ def orthogonalize(g: Float[Array, "out *rest"]) -> Float[Array, "out *rest"]:
 
 
 def muon(momentum: float = 0.95) -> optax.GradientTransformation:
-    """Muon: Nesterov momentum, orthogonalized, larger where there are more outputs than inputs."""
+    """Muon: Nesterov momentum, orthogonalized; larger steps where outputs outnumber inputs."""
 
-    def update(grads: PyTree, mean: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        mean = jax.tree.map(lambda m, g: momentum * m + g, mean, grads)
-        ahead = jax.tree.map(lambda m, g: momentum * m + g, mean, grads)
+    def update(grads: PyTree, buffer: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        buffer = jax.tree.map(lambda m, g: momentum * m + g, buffer, grads)
+        ahead = jax.tree.map(lambda m, g: momentum * m + g, buffer, grads)  # Nesterov
         ratio = lambda g: len(g) / (g.size // len(g))  # noqa: E731
         step = jax.tree.map(lambda g: orthogonalize(g) * max(1, ratio(g)) ** 0.5, ahead)
-        return step, mean
+        return step, buffer
 
     return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
 
 
 NO_MATRICES = ("bias", "embedding", "positions", "table")
-"""Arrays with several axes that multiply nothing: `eqx.nn.Conv2d`'s bias, and rows to look up."""
+"""Arrays that have several axes but are no matrices: `eqx.nn.Conv2d`'s bias, rows to look up."""
 OUTER_LAYERS = ("stem", "head")
 
 
 def is_matrix(path: tuple, leaf: Array) -> bool:
-    """Matrices and convolutions: what weight decay shrinks."""
+    """Whether a leaf is a matrix or a convolution. Weight decay shrinks only these."""
     return leaf.ndim > 1 and leaf_name(path).split(".")[-1] not in NO_MATRICES
 
 
@@ -172,7 +172,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 def learning_rate_at(
     config: TrainConfig, step: Int[Array, ""] | int, progress: Float[Array, ""] | float
 ) -> Float[Array, ""]:
-    """The share of the learning rate: up in `warmup` steps, then down as the run makes progress.
+    """The factor of the learning rate: it rises in `warmup` steps, then falls with `progress`.
 
     `progress` goes from 0 to 1 over the run, by steps or by the clock.
     """
@@ -223,7 +223,7 @@ def example_loss(
     model: TextToGif, schedule: Schedule, config: Config, clip: UInt8[Array, "f h w c"],
     prompt: Prompt, index: Int[Array, ""], key: Key[Array, ""],
 ) -> Float[Array, ""]:  # fmt: skip
-    """The loss of one clip at a random step t; now and then its caption is hidden.
+    """The loss of one clip at a random step t; with probability `drop_text` without its caption.
 
     The steps t of a batch are spread evenly from one random start (Kingma et al. 2021, appendix
     I.1): same mean, less variance. `index` is the example's place in the whole batch.
@@ -245,7 +245,7 @@ def batch_loss(
     model: TextToGif, schedule: Schedule, config: Config, clips: UInt8[Array, "b f h w c"],
     prompts: PyTree, indices: Int[Array, " b"], key: Key[Array, ""],
 ) -> Float[Array, ""]:  # fmt: skip
-    """The mean of `example_loss`; the only place where training adds a batch axis."""
+    """The mean of `example_loss`; the only place where the step adds a batch axis."""
     one = lambda *example: example_loss(model, schedule, config, *example, key)  # noqa: E731
     return jnp.mean(jax.vmap(one)(clips, prompts, indices))
 
@@ -256,17 +256,17 @@ def gradients(
 ) -> tuple[Float[Array, ""], PyTree]:  # fmt: skip
     """Loss and gradients of a batch, in `accumulate` parts one after another.
 
-    The parts are unrolled: convolutions inside `lax.scan` are slow on CPUs.
+    A Python loop, not `lax.scan`: convolutions inside of it are slow on CPUs.
     """
-    parts = config.train.accumulate
-    split = lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1)  # noqa: E731
-    whole = jax.tree.map(split, (clips, prompts, jnp.arange(len(clips), dtype=jnp.int32)))
+    count = config.train.accumulate
+    split = lambda a: a.reshape(-1, count, *a.shape[1:]).swapaxes(0, 1)  # noqa: E731
+    parts = jax.tree.map(split, (clips, prompts, jnp.arange(len(clips), dtype=jnp.int32)))
     total = None
-    for i in range(parts):
-        part = jax.tree.map(lambda a: a[i], whole)  # noqa: B023
-        new = eqx.filter_value_and_grad(batch_loss)(model, schedule, config, *part, key)
-        total = new if total is None else jax.tree.map(jnp.add, total, new)
-    return jax.tree.map(lambda a: a / parts, total)
+    for i in range(count):
+        part = jax.tree.map(lambda a: a[i], parts)  # noqa: B023
+        result = eqx.filter_value_and_grad(batch_loss)(model, schedule, config, *part, key)
+        total = result if total is None else jax.tree.map(jnp.add, total, result)
+    return jax.tree.map(lambda a: a / count, total)
 
 
 @eqx.filter_jit
@@ -294,17 +294,18 @@ def make_mesh() -> Mesh:
 
 
 def replicate(state: TrainState, mesh: Mesh) -> TrainState:
-    """The state on every device, where each step leaves it: the first is compiled for that, too."""
+    """Copy the state to every device. Steps return it there, so they are compiled only once."""
     return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
 
 def train_step(
     config: Config, schedule: Schedule, state: TrainState, batch: Batch, key: Key[Array, ""]
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One step. `key` is the run's training key; the step's own is folded in here."""
+    """One step. `key` is the run's training key, from which the step's own key is made here."""
     key = jax.random.fold_in(key, state.step)
-    larger = replace(config, train=replace(config.train, batch_size=len(batch.clips)))
-    value, grads = gradients(state.model, schedule, larger, batch.clips, batch.prompts, key)
+    # a batch of short clips has more of them than config.train.batch_size
+    step_config = replace(config, train=replace(config.train, batch_size=len(batch.clips)))
+    value, grads = gradients(state.model, schedule, step_config, batch.clips, batch.prompts, key)
     grads = trainable(grads)
     optimizer = make_optimizer(config.train)
     updates, optimizer_state = optimizer.update(grads, state.optimizer, trainable(state.model))
@@ -321,8 +322,8 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
     """The jitted step: `state, logs = step(state, batch, key)`.
 
     The state and the key are on every device, the batch is split between them. The state's memory
-    is used again (donated): after the call the old state is gone. Raises TinygifError if the
-    devices cannot share a batch, TypeError if a leaf of the state is no array.
+    is reused (donated): after a step the old state is gone. Raises TinygifError if the devices
+    cannot share a batch. A step raises TypeError if a leaf of the state is not an array.
     """
     if config.train.batch_size % mesh.size:
         raise TinygifError(
@@ -340,17 +341,20 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
 
 
 def count_tflop(step: Callable, state: TrainState, batch: Batch, key: Key[Array, ""]) -> float:
-    """10^12 floating-point operations of a step on all devices, as XLA counts them. Compiles it."""
+    """The 10^12 floating-point operations of a step on all devices, as XLA counts them.
+
+    Compiles the step.
+    """
     program = step.lower(state, batch, key).compile()
     return program.cost_analysis()["flops"] * jax.device_count() / 1e12
 
 
 def check_finite(logs: dict[str, Float[Array, ""]], step: int) -> dict[str, float]:
-    """The logs of a step as numbers; raises TinygifError where the loss is none."""
+    """The logs of a step as floats. Raises TinygifError if loss or gradient is not finite."""
     numbers = {name: float(value) for name, value in logs.items()}
     if not np.isfinite(numbers["loss"] + numbers["gradient_norm"]):
         raise TinygifError(
-            f"stopped: the loss of step {step} is {numbers['loss']} and its gradient "
+            f"stopped: the loss of step {step} is {numbers['loss']}, the norm of its gradient is "
             f"{numbers['gradient_norm']}. The last good checkpoint, if any, is untouched. Lower "
             "--learning-rate or --muon-rate, or train without --bfloat16."
         )

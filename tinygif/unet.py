@@ -33,8 +33,8 @@ from tinygif.text import Condition, Text, TextToGif
 
 Clip = Float[Array, "f c h w"]
 KINDS = ("conv", "space", "text", "time")
-"""What may follow a residual block: a convolution along time; attention over space, to the words of
-the prompt, over time."""
+"""The layers that may follow a residual block: a convolution along time; attention over space, to
+the words of the prompt, or over time."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class UNetConfig:
     multipliers: tuple[int, ...] = (1, 2, 4, 8)
     """Channels of each level, in widths."""
     levels: tuple[str, ...] = ("time", "time", "space+text+time", "space+text+time")
-    """What follows the residual blocks of each level: kinds in order, joined by +; "" for nothing.
+    """The layers after the residual blocks of each level: kinds in order, joined by +; "" for none.
     conv: convolution along time. space, text, time: attention over space, to words, over time."""
     middle: tuple[str, ...] = ("space+text+time", "")
     """The same for each block between the way down and the way up, on the smallest images."""
@@ -67,7 +67,7 @@ class UNetConfig:
     """Recompute blocks in the backward pass: less memory, more time."""
 
     def check(self, *, frames: int, size: int) -> None:
-        """Refuse settings that make no network, and clips that the network cannot fold."""
+        """Refuse settings from which no network can be built, and clips that it could not fold."""
         for name in ("width", "blocks", "patch", "time_patch", "heads", "head_dim"):
             expect(getattr(self, name) >= 1, f"{name} of at least 1", getattr(self, name))
         expect(self.head_dim % 2 == 0, "an even head_dim", self.head_dim)
@@ -182,8 +182,8 @@ class UNet3D(eqx.Module):
         self.head = zeroed(Conv3x3(widths[0], patch, key=next(keys)))
 
     def __call__(self, x_t: Clip, t: Float[Array, ""], condition: Condition) -> Clip:
-        p, q = self.config.time_patch, self.config.patch
-        x = rearrange(x_t, "(f k) c (h p) (w q) -> f (k c p q) h w", k=p, p=q, q=q)
+        k, p = self.config.time_patch, self.config.patch
+        x = rearrange(x_t, "(f k) c (h p) (w q) -> f (k c p q) h w", k=k, p=p, q=p)
         text, bias = condition.text, self.bias(len(x))
         vector = self.condition(t, text.pooled)
         apply = lambda block, x: block(x, vector, text, bias)  # noqa: E731
@@ -203,7 +203,7 @@ class UNet3D(eqx.Module):
                 x = apply(block, x + skips.pop())
             x = x if grow is None else jax.vmap(grow)(x)
         x = jax.vmap(self.head)(jax.nn.silu(jax.vmap(self.norm)(x)))
-        return rearrange(x, "f (k c p q) h w -> (f k) c (h p) (w q)", k=p, p=q, q=q)
+        return rearrange(x, "f (k c p q) h w -> (f k) c (h p) (w q)", k=k, p=p, q=p)
 
 
 def without_time(model: TextToGif) -> TextToGif:

@@ -1,4 +1,4 @@
-"""Your own clips: where they come from, how they are prepared, the data set. Lesson 14."""
+"""Your own clips: where they come from, how they are prepared, and the data set. Lesson 14."""
 
 from tinygif.clips.prepare import (
     Settings,
@@ -17,7 +17,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import the data set, and JAX with it, only when needed: workers that decode are without."""
+    """Import the data set, and with it JAX, only when needed: workers that decode need neither."""
     if name not in ("ClipFolder", "show_clips", "statistics"):
         raise AttributeError(f"module 'tinygif.clips' has no attribute {name!r}")
     from tinygif.clips import dataset

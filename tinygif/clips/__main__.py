@@ -36,7 +36,7 @@ class Prepare:
     split: str | None = None
     """MSR-VTT: train, validate or test; TGIF: a file with one link a line."""
     limit: int | None = None
-    """Take only so many clips, the first ones."""
+    """Take only this many clips, the first ones."""
 
 
 @dataclass(frozen=True)
@@ -72,5 +72,5 @@ if __name__ == "__main__":
     run_command(
         "clips",
         lambda: main(tyro.cli(commands, description=__doc__)),
-        stopped="stopped; the same command goes on from here",
+        stopped="stopped; the same command continues from here",
     )

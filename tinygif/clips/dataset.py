@@ -16,6 +16,7 @@ from tinygif.errors import TinygifError
 from tinygif.text import split
 
 MIRROR = {"left": "right", "right": "left"}
+# words beside "left" and "right" that tell a side from a verb: see `is_side`
 NO_SIDE_AFTER = {"he", "she", "they", "we", "who", "has", "have", "had", "having"}
 NO_SIDE_BEFORE = {"a", "an", "the", "his", "her", "its", "their", "him", "them", "alone", "behind"}
 SIDE_AFTER = {"the", "to", "on", "from", "her", "their", "up", "down"}
@@ -25,15 +26,15 @@ GRAY = (0.299, 0.587, 0.114)  # how bright red, green and blue are: ITU-R BT.601
 class ClipFolder:
     """The clips of a prepared folder, each with one of its captions.
 
-    If the folder has at least 40 clips, every 20th is held out of training: `held_out` gives
-    those, without it you get the others. An index of `size` and beyond is a clip in a later epoch.
-    There it has another of its captions, until each had its turn; with `flip` it may be mirrored.
+    If the folder has at least 40 clips, every 20th is held out of training: `held_out` gives these,
+    without it you get the others. Indices from `size` on are the same clips in a later epoch. In
+    each epoch a clip has another of its captions, until all had their turn; with `flip` it is
+    mirrored or not at random.
 
-    `words` are the words that occur at least twice in the captions of the whole folder. Other
-    words are left out of captions, and so are those beyond the first `max_tokens`; where nothing
-    is left, the caption is None. Where `max_tokens` is None, for a pretrained tower, captions stay
-    as they are. Raises TinygifError where the clips have another shape than `config`, or some have
-    no caption.
+    `words` are the words that occur at least twice in the captions of the whole folder. Other words
+    are left out of captions, and so are those beyond the first `max_tokens`; if nothing is left,
+    the caption is None. If `max_tokens` is None, for a pretrained tower, captions stay as they are.
+    Raises TinygifError if the clips have another shape than `config`, or if some have no caption.
     """
 
     def __init__(
@@ -48,11 +49,11 @@ class ClipFolder:
             )
         self.folder, self.config = folder, replace(config, dataset=str(folder.resolve()))
         self.array, self.rows = map_clips(folder), read_rows(folder)
-        bare = [row["name"] for row in self.rows if not row["captions"]]
-        if bare and not config.unconditional:
+        names = [row["name"] for row in self.rows if not row["captions"]]
+        if names and not config.unconditional:
             raise TinygifError(
-                f"{len(bare)} of {len(self.rows)} clips have no caption ({', '.join(bare[:3])}): "
-                "write NAME.txt beside NAME.gif, or a captions.tsv; or train without words: "
+                f"{len(names)} of {len(self.rows)} clips have no caption ({', '.join(names[:3])}): "
+                "write NAME.txt beside NAME.gif, or a captions.tsv; or train without captions: "
                 "--unconditional"
             )
         self.numbers = np.flatnonzero(is_held_out(len(self.rows)) == held_out)
@@ -60,7 +61,7 @@ class ClipFolder:
         self._choose_words(max_tokens)
 
     def _choose_words(self, max_tokens: int | None) -> None:
-        """Find the vocabulary, and reduce captions to it."""
+        """Find the vocabulary, and leave other words out of captions."""
         self.dropped_words, self.cut_captions = [], 0
         self.texts = [] if self.config.unconditional else [row["captions"] for row in self.rows]
         counts = Counter(word for text in itertools.chain(*self.texts) for word in split(text))
@@ -82,7 +83,7 @@ class ClipFolder:
     def example(
         self, index: int, frames: int
     ) -> tuple[UInt8[np.ndarray, "{frames} h w c"], str | None]:
-        """So many frames of a clip, from a random one on, and one of its captions."""
+        """`frames` frames of a clip, from a random start, and one of its captions."""
         epoch, place = divmod(index, self.size)
         number = int(self.numbers[place])
         rng = np.random.default_rng([number, epoch])
@@ -100,16 +101,16 @@ class ClipFolder:
 
     @property
     def captions(self) -> list[str]:
-        """Every caption of every clip in the folder, held out or not; with `flip` mirrored, too."""
+        """Every caption of every clip in the folder, held out or not; with `flip` also mirrored."""
         texts = [text for text in itertools.chain(*self.texts) if text]
         turned = [mirrored(text) for text in texts] if self.config.flip else []
         return [*texts, *(new for new, text in zip(turned, texts) if new != text)]
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Up to eight captions as examples to draw while training.
+        """Up to eight captions, as prompts for the sample GIFs that are written during training.
 
-        They are first captions of clips. Those that lost a word are used only if all did.
+        Each is the first caption of a clip. Captions that lost a word are used only if all did.
         """
         whole, shortened = [], []
         for number in self.numbers if self.texts else ():
@@ -121,14 +122,14 @@ class ClipFolder:
 
     @property
     def about(self) -> str:
-        """One line: how many clips and words there are, and what is not trained on."""
+        """One line: how many clips and words there are, and what was left out."""
         others, dropped = len(self.rows) - self.size, self.dropped_words
-        silent = sum(texts == [None] * len(texts) for texts in self.texts)
-        some = ", ".join(dropped[:8]) + (", ..." if len(dropped) > 8 else "")
+        without_words = sum(texts == [None] * len(texts) for texts in self.texts)
+        examples = ", ".join(dropped[:8]) + (", ..." if len(dropped) > 8 else "")
         notes = [
             (self.words, f"{len(self.words)} words"),
-            (dropped, f"{len(dropped)} words seen once are dropped ({some})"),
-            (silent, f"{silent} clips are left without a word"),
+            (dropped, f"{len(dropped)} words seen once are dropped ({examples})"),
+            (without_words, f"{without_words} clips are left without a word"),
             (self.cut_captions, f"{self.cut_captions} captions are cut (--max-tokens)"),
             (self.config.unconditional, "no captions"),
             (others, f"{others} more clips are held out of training"),
@@ -158,11 +159,11 @@ def mirrored(caption: str | None) -> str | None:
 def is_side(before: str, after: str) -> bool:
     """Whether "left", between these words, is a side rather than a verb.
 
-    It is a verb after a pronoun or a form of "have" ("he left"), and before an article or a pronoun
-    ("a man left the room"). Before those it still is a side after an article, a possessive, some
-    prepositions, and a word in -s or -ing ("to the left a dog", "turns left the wheel") but for
-    "is" and "was". What this gets wrong, such as "a man left" and "right now", is rare in captions
-    of clips.
+    After a pronoun or a form of "have" it is a verb ("he left"). Otherwise it is a side, unless an
+    article or a pronoun follows ("a man left the room"). Even then it is a side if the word before
+    it is an article, a possessive, one of some prepositions ("to the left a dog"), or ends in -s or
+    -ing ("turns left the wheel"), except "is" and "was". What this gets wrong, such as "a man left"
+    and "right now", is rare in captions of clips.
     """
     if before in NO_SIDE_AFTER:
         return False

@@ -1,6 +1,6 @@
-"""The GIFs of links, such as TGIF's: downloaded once; a dead link stops nothing. Lesson 14.
+"""Download the GIFs of a list of links, such as TGIF's, once; dead links are skipped. Lesson 14.
 
-Links come out of files that somebody else wrote: they may lead to public addresses only.
+The links come from files that somebody else wrote, so only public addresses are allowed.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from tinygif.gif import MAX_BYTES
 
 TRIES, TIMEOUT, LONGEST = 3, 10.0, 60.0  # attempts; seconds without a byte; seconds in all
 RATE, THREADS = 8.0, 8  # requests begun in a second; requests at once
-MAX_SILENT = 50  # links without an answer, one after another, before the network is blamed
-BUSY, GONE = (408, 425, 429, 500, 502, 503, 504), (404, 410)  # what a server may say
+MAX_SILENT = 50  # this many links in a row without an answer mean that there is no network
+BUSY, GONE = (408, 425, 429, 500, 502, 503, 504), (404, 410)  # HTTP status codes
 FOR_GOOD, FOR_NOW = ("dead link", "too large"), ("refused", "no answer")
-"""How reasons begin for which a link gave no GIF: those that stay, and those that may pass."""
+"""The first words of the reason why a link gave no GIF: of permanent and of temporary reasons."""
 RESOLVE = public_addresses
-"""Which addresses links may lead to."""
+"""The addresses to which links may lead."""
 
 
 def file_name(url: str) -> str:
@@ -33,11 +33,12 @@ def file_name(url: str) -> str:
 
 
 def download_gifs(urls: list[str], folder: Path) -> dict[str, str]:
-    """Download the GIFs that the folder lacks; returns the links that gave none, each with why.
+    """Download the GIFs that the folder lacks; returns the links that gave none, with the reasons.
 
-    `dead_links.jsonl` keeps the links that are dead for good. So a call that was stopped goes on
-    where it was, and another call asks again only for what failed for the moment: a time-out, a
-    busy server, one that wants a password. Raises TinygifError if there seems to be no network.
+    `dead_links.jsonl` keeps the links that are dead for good. So a call that was stopped can be
+    continued, and another call asks again only for links that failed for a temporary reason: a
+    time-out, a busy server, one that asks for a password. Raises TinygifError if there seems to be
+    no network.
     """
     from tqdm import tqdm
 
@@ -68,15 +69,15 @@ def download_gifs(urls: list[str], folder: Path) -> dict[str, str]:
                 silent = silent + 1 if why.startswith("no answer") else 0
                 if silent == MAX_SILENT:
                     raise TinygifError(
-                        f"{silent} links one after another gave nothing, the last: {why}. Is there "
-                        "a network, and no page on which to log in? The same command goes on from "
-                        "here."
+                        f"{silent} links one after another failed, the last with: {why}. Is there "
+                        "a network, or does it ask for a login first? The same command continues "
+                        "from here."
                     )
     return failures
 
 
 def read_dead_links(lines: Iterable[str]) -> dict[str, str]:
-    """Links and why they are dead; a line that was cut short by a kill is passed over."""
+    """Links and why they are dead; a line that was cut short by a kill is skipped."""
     dead = {}
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):
@@ -88,7 +89,7 @@ def read_dead_links(lines: Iterable[str]) -> dict[str, str]:
 def fetch_gifs(urls: list[str]) -> Iterator[tuple[str, bytes | None, str]]:
     """What `fetch_gif` returns for each link, in the order of the answers, from several threads.
 
-    Where the caller stops, nobody waits for the requests that are under way.
+    If the caller stops early, it does not wait for the requests that are under way.
     """
     todo, answers, stop = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
     for url in urls:
@@ -109,7 +110,7 @@ def fetch_gifs(urls: list[str]) -> Iterator[tuple[str, bytes | None, str]]:
         answered = 0
         while answered < len(urls):
             try:
-                answer = answers.get(timeout=0.5)  # a wait without an end may miss Ctrl-C
+                answer = answers.get(timeout=0.5)  # without a timeout, Ctrl-C might be missed
             except queue.Empty:
                 continue
             if isinstance(answer, BaseException):
@@ -136,7 +137,7 @@ def fetch_gif(url: str, stop: threading.Event) -> tuple[bytes | None, str]:
         except OSError as error:
             reason = getattr(error, "reason", error)
             why = f"no answer: {reason}"
-            if isinstance(reason, PermissionError):  # not an address of the internet
+            if isinstance(reason, PermissionError):  # no public address: trying again is useless
                 break
         else:
             if len(data) > MAX_BYTES:

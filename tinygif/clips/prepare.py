@@ -1,7 +1,7 @@
-"""Clips are decoded once, into an array that training maps into memory. Lesson 14.
+"""Decode clips once, into an array file that training maps into memory. Lesson 14.
 
-A prepared folder holds clips.npy, uint8 (clips, frames, size, size, 3), captions.jsonl with a line
-for each clip, and report.json: the settings, and the files that were skipped and why.
+A prepared folder holds clips.npy, uint8 (clips, frames, size, size, 3); captions.jsonl with a line
+for each clip; and report.json with the settings, and the files that were skipped and why.
 """
 
 import contextlib
@@ -34,21 +34,22 @@ from tinygif.errors import TinygifError, expect
 from tinygif.files import cache_dir, check_room, lock, sha256, whole_file, write_whole
 
 CLIPS, CAPTIONS, REPORT = "clips.npy", "captions.jsonl", "report.json"
-WORK = ".tinygif-preparing"  # a folder for parts and a lock, which is gone when all is done
-PART, PART_BYTES = 32, 2**24  # clips in a part; a stopped call does the parts it worked on again
+WORK = ".tinygif-preparing"  # a folder for parts and a lock, deleted at the end
+PART, PART_BYTES = 32, 2**24  # at most, in a part; a call that is continued redoes unfinished parts
 MAX_WORKERS = 16
-VERSION = 1  # raise it when `read_clip` makes another clip of the same file
+VERSION = 1  # increase it when `read_clip` makes another clip of the same file
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The shape that clips are brought into."""
+    """The shape of prepared clips, and what of a file they show."""
 
     size: int = 32
     """Side in pixels."""
     frames: int = 16
     fps: int | float | None = None
-    """Take frames / fps seconds from the middle, and begin short clips again; else all of it."""
+    """Take frames / fps seconds from the middle of a file, and loop shorter ones; by default show
+    the whole file."""
     crop: Literal["center", "letterbox"] = "center"
     """Cut to a square, or add white bars."""
 
@@ -61,7 +62,7 @@ class Settings:
 
 
 def read_clip(path: Path, settings: Settings) -> tuple[UInt8[np.ndarray, "f s s 3"], list[int]]:
-    """A file as it will be trained on, and the delays of its own frames in ms.
+    """The clip of a file, ready for training, and the delays of the file's own frames in ms.
 
     The file is played twice: first for its delays, then for the frames that are kept. So a long
     film needs little memory.
@@ -82,7 +83,7 @@ def read_clip(path: Path, settings: Settings) -> tuple[UInt8[np.ndarray, "f s s 
 
 
 def try_clip(item: Item, settings: Settings) -> tuple[np.ndarray | None, dict[str, Any]]:
-    """A clip and its line of captions.jsonl; or None, and the file's name and why it is skipped."""
+    """A clip and its row of captions.jsonl; or None, and the file's name and why it is skipped."""
     try:
         if item.path is None:
             raise gif.GifError(item.why)
@@ -106,11 +107,11 @@ def prepare_clips(
 ) -> Path:  # fmt: skip
     """Prepare the clips of a source (see `sources.collect`) in a folder, and return the folder.
 
-    By default it is a folder in the cache, named after content and settings. A call that was
-    stopped goes on where it was; one that had finished returns at once; of two that want the same
-    folder, one waits. The result is the same, byte for byte, for any number of `workers`, which are
-    processes. Raises TinygifError for sources that cannot be read, and where the folder holds other
-    clips, or other files of the names that are written.
+    By default it is a folder in the cache, named after content and settings. A call continues one
+    that was stopped, and returns at once if all is done; of two for the same folder, one waits. The
+    result is the same, byte for byte, for any number of `workers`, which are processes. Raises
+    TinygifError for a source that cannot be read, and if the folder holds other clips, or files
+    that were not written here but have the same names.
     """
     for name, count in (("workers", workers), ("limit", limit)):
         expect(count is None or count >= 1, f"{name} of at least 1", count)
@@ -144,11 +145,11 @@ def prepare_clips(
 
 
 def check_own(out: Path) -> None:
-    """Refuse a folder that holds a file of a name that is written here, and was not written here.
+    """Refuse a folder with somebody else's files under the names that are written here.
 
-    A folder with a report is not refused: `read_report` tells whether the report is ours.
+    A folder with a report passes here: `read_report` refuses reports that are not ours.
     """
-    if not ((out / WORK).is_dir() or is_prepared(out)):  # one disappears after the other appears
+    if not ((out / WORK).is_dir() or is_prepared(out)):  # WORK is there until the report is
         taken = [name for name in (CLIPS, CAPTIONS, REPORT, WORK) if os.path.lexists(out / name)]
         if taken:
             raise TinygifError(
@@ -158,7 +159,7 @@ def check_own(out: Path) -> None:
 
 
 def clear(work: Path) -> None:
-    """Delete what was needed to prepare; what is not ours stays."""
+    """Delete the files that were needed to prepare; any others stay."""
     with contextlib.suppress(OSError):  # another process may do the same
         for path in (*work.glob("*.npz"), *work.glob(".*.part"), work / "lock"):
             path.unlink(missing_ok=True)
@@ -166,9 +167,9 @@ def clear(work: Path) -> None:
 
 
 def fingerprint(items: list[Item], settings: Settings) -> str:
-    """A hash of content and settings: where both are the same, the prepared clips are.
+    """A hash of content and settings: if it is the same, so are the prepared clips.
 
-    The content of a link is the link, whether or not a file has come from it so far.
+    A link counts by its address, whether or not its file has been downloaded.
     """
     from tqdm import tqdm
 
@@ -184,9 +185,9 @@ def fingerprint(items: list[Item], settings: Settings) -> str:
 def decode(
     items: list[Item], settings: Settings, work: Path, key: str, workers: int | None
 ) -> list[Path]:
-    """Write the parts that are missing, in several processes; a part is whole or not there.
+    """Write the missing parts, in several processes. A part is complete or absent.
 
-    The name of a part holds its number and a hash of what it is made of.
+    The name of a part holds its number, and a hash of the content that it was made from.
     """
     from tqdm import tqdm
 
@@ -212,7 +213,7 @@ def decode(
                 bar.update(count)
         except BrokenProcessPool as error:
             raise TinygifError("a worker was killed, perhaps for want of memory: the same command "
-                               "goes on from here; try fewer --workers") from error  # fmt: skip
+                               "continues from here; try fewer --workers") from error  # fmt: skip
         finally:
             pool.shutdown(cancel_futures=True)
     return files
@@ -226,7 +227,7 @@ def count_cores() -> int:
 
 @contextlib.contextmanager
 def without_main() -> Iterator[None]:
-    """Start processes that do not import the script that runs: train.py would bring in JAX."""
+    """Processes started in this block do not import the script that runs: train.py imports JAX."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -256,7 +257,7 @@ def write_part(job: tuple[list[Item], Path], settings: Settings) -> int:
 def join(parts: list[Path], out: Path, report: dict[str, Any]) -> None:
     """Write the parts as one array, then the captions, then the report.
 
-    The report comes last, so a folder that has one is whole.
+    The report comes last, so a folder that has one is complete.
     """
 
     def load(part: Path, name: str) -> np.ndarray:
@@ -270,7 +271,7 @@ def join(parts: list[Path], out: Path, report: dict[str, Any]) -> None:
     if not kept:
         raise TinygifError(f"none of {len(rows)} clips can be read: {dict(reasons)}; the first: "
                            f"{next(iter(skips.items()))}")  # fmt: skip
-    with whole_file(out / CLIPS) as file:  # in a memory map a full disk would kill the process
+    with whole_file(out / CLIPS) as file:  # no memory map: on a full disk it kills the process
         shape = (len(kept), *load(parts[0], "clips").shape[1:])
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -337,7 +338,7 @@ def map_clips(folder: Path) -> UInt8[np.ndarray, "clips f h w 3"]:
 
 @contextlib.contextmanager
 def expect_prepared(folder: Path) -> Iterator[None]:
-    """Turn the errors of reading a file that is missing or damaged into a sentence."""
+    """Turn any error of reading a missing or damaged file into a TinygifError."""
     try:
         yield
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:

@@ -28,7 +28,7 @@ PICTURES, VIDEOS = (".gif", ".webp", ".apng"), (".mp4", ".webm")
 TABLES = ("captions.tsv", "captions.csv", "metadata.csv", "metadata.jsonl")
 FILE_COLUMNS = ("file_name", "filename", "file", "path", "name")
 CAPTION_COLUMNS = ("caption", "captions", "text")
-MAX_FRAMES, MAX_PIXELS = 3000, 2**29  # that are decoded of one file: seconds of work
+MAX_FRAMES, MAX_PIXELS = 3000, 2**29  # of one file: what can be decoded in seconds
 
 
 class Item(NamedTuple):
@@ -90,9 +90,9 @@ def gather(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def folder_items(folder: Path) -> list[Item]:
-    """The clips below a folder, and those that a table names although they are not there.
+    """The clips in a folder and the folders in it, and names in a table that have no file there.
 
-    Only files that were found by looking through the folder are read, whatever a table names.
+    Only files that were found in the folder are read, whatever a table names.
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     here = lambda path: path.relative_to(folder).as_posix()  # noqa: E731
@@ -121,7 +121,7 @@ def folder_items(folder: Path) -> list[Item]:
 
 
 def absent(name: str) -> str:
-    """Why a name in a table is not that of a clip in the folder."""
+    """Why there is no clip in the folder for a name in a table."""
     path = Path(name)
     if path.is_absolute() or path.parts[:1] == ("..",):
         return "outside of the folder"
@@ -131,8 +131,8 @@ def absent(name: str) -> str:
 def read_table(path: Path) -> Iterator[tuple[str, str]]:
     """(file, caption) of each line of a table.
 
-    Where the first line has column names, captions are those of `caption` or `text`, and other
-    columns are passed over. Else all that follows the file is its caption.
+    If the first line has column names, captions are taken from the CAPTION_COLUMNS, and other
+    columns are ignored. Otherwise everything after the file's name is its caption.
     """
     text = read_text(path)
     if path.suffix == ".jsonl":
@@ -184,9 +184,9 @@ def play(
 ) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"] | None, int]]:
     """The frames of a file one by one, drawn on white, each with its delay in ms.
 
-    With `wanted`, only frames of these numbers are drawn, for others comes None. Raises GifError,
-    with the reason in a few words, for a file that is too large or not a GIF. For other broken
-    files the decoders may raise any exception.
+    With `wanted`, only the frames with these numbers are drawn; for the others it yields None.
+    Raises GifError, with the reason in a few words, for a file that is too large or not a GIF. For
+    other broken files the decoders may raise any exception.
     """
     if path.suffix.lower() == ".gif":
         return play_gif(path, MAX_FRAMES, MAX_PIXELS, WHITE, wanted)
@@ -223,7 +223,7 @@ def play_video(
 
 
 def msrvtt_items(source: Path, folder: Path, split: str | None) -> list[Item]:
-    """The videos, or those of a part (train, validate or val, test), each with its sentences."""
+    """The videos, or those of a split (train, validate or val, test), each with its sentences."""
     text = read_text(source)
     try:
         values = json.loads(text)
@@ -234,8 +234,8 @@ def msrvtt_items(source: Path, folder: Path, split: str | None) -> list[Item]:
         raise TinygifError(
             f"expected MSR-VTT's JSON with videos and sentences in {source}, got {error!r}"
         ) from error
-    spelt = lambda part: "validate" if part == "val" else part  # noqa: E731
-    names = [name for name in names if split is None or spelt(parts[name]) == spelt(split)]
+    long_name = lambda part: "validate" if part == "val" else part  # noqa: E731
+    names = [name for name in names if split is None or long_name(parts[name]) == long_name(split)]
     if not names:
         raise TinygifError(f"expected a split of {sorted(set(map(str, parts.values())))} in "
                           f"{source}, got {split!r}")  # fmt: skip
@@ -251,7 +251,7 @@ def msrvtt_items(source: Path, folder: Path, split: str | None) -> list[Item]:
 
 
 def tgif_items(source: Path, folder: Path, split: str | None, limit: int | None) -> list[Item]:
-    """The clips of the links; those that the folder lacks are downloaded."""
+    """The clips that a TSV links to; those that the folder lacks are downloaded."""
     rows = [line.partition("\t") for line in read_text(source).split("\n") if line.strip()]
     captions = gather((url.strip(), sentence) for url, _, sentence in rows)
     if not captions or not all(url.startswith(("http://", "https://")) for url in captions):

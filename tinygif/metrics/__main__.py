@@ -5,8 +5,8 @@
     python -m tinygif.metrics --sweep guidance                   # a table and a plot
     python -m tinygif.metrics --checkpoint runs/NAME --free-prompts      # of a run with --text
 
-Moving digits are read by the oracle, shapes are measured in their pixels; clips like those of a
-folder are compared with the ones trained on.
+Moving digits are read by the oracle; shapes are measured in their pixels; clips of a model that was
+trained on a folder are compared with the training clips.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Options:
     checkpoint: Path | None = None
     """A run folder or a model file; by default the newest run."""
     count: int = 200
-    """Clips to sample; half of them of two digits if the model was trained on such."""
+    """Clips to sample; if the model was trained on two digits, half of the clips show two."""
     seed: int = 0
     """The same seed gives the same prompts and the same clips."""
     steps: int | None = None
@@ -38,13 +38,13 @@ class Options:
     solver: SolverName | None = None
     guidance: Annotated[float | None, tyro.conf.arg(help=GUIDANCE_HELP)] = None
     no_time: bool = False
-    """Switch off the layers that mix frames, to see what they are worth."""
+    """Switch off the layers that mix frames, to see how much they help."""
     free_prompts: bool = False
-    """Instead, up to 160 prompts about digits in words that training never used."""
+    """Measure up to 160 prompts instead, about digits, in words that training never used."""
     sweep: SweepName | None = None
-    """Instead, prompts of one digit for several values of a setting: a table and a plot."""
+    """Measure several values of a setting instead, on prompts of one digit: a table and a plot."""
     clip_score: str | None = None
-    """A CLIP model (clip, a hub id, a folder): how alike does it find frames and prompt?"""
+    """A CLIP model (clip, a hub id, a folder), to measure how well frames match their prompt."""
     out: Path | None = None
     """The folder for JSON and pictures; by default metrics/ beside the checkpoint of a run."""
 

@@ -1,7 +1,7 @@
 """Do frames show their prompt? The CLIP score, with CLIP's image tower beside its text tower.
 
 The score of a frame is the cosine between its vector and that of the prompt (Hessel et al. 2021,
-eq. 1, without the factor 2.5, and negative values stay). Lesson 18.
+eq. 1, but without the factor 2.5, and negative values are kept). Lesson 18.
 """
 
 import sys
@@ -33,7 +33,7 @@ IMAGE_SIZES = dict(
     image_size=224, patch_size=32, projection_dim=512, hidden_act="quick_gelu",
     layer_norm_eps=1e-5,
 )  # fmt: skip
-"""Of ViT-B/32, for what a config.json leaves out."""
+"""The sizes of ViT-B/32, which stand for those that a config.json leaves out."""
 CLIP_IMAGE = CLIP_BLOCK | {
     "patches": "vision_model.embeddings.patch_embedding.weight",
     "class_token": "vision_model.embeddings.class_embedding",
@@ -51,7 +51,7 @@ BATCH = 32
 
 
 class ClipImage(eqx.Module):
-    """CLIP's image tower: an image, cut into patches, to a vector beside those of prompts."""
+    """CLIP's image tower: from an image, cut into patches, to a vector comparable to prompts."""
 
     patches: Float[Array, "d c p p"]
     class_token: Float[Array, " d"]
@@ -103,8 +103,8 @@ def prepare_frames(frames: UInt8[np.ndarray, "f h w c"], side: int) -> Float[np.
 class ClipScore:
     """Both towers of a CLIP model; call it with clips and their prompts.
 
-    name: clip, a hub id or a folder. Raises TinygifError for a model that cannot be had, or that
-    has no image tower.
+    name: clip, a hub id or a folder. Raises TinygifError for a model that is not found, or that has
+    no image tower.
     """
 
     def __init__(self, name: str):

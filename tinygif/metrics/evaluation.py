@@ -1,4 +1,4 @@
-"""From a pipeline to numbers: sample clips, evaluate them, write what was found. Lesson 18."""
+"""From a pipeline to numbers: sample clips, evaluate them, write the results. Lesson 18."""
 
 import copy
 import itertools
@@ -47,7 +47,7 @@ SWEEPS = {
 }
 SweepName = Literal[tuple(SWEEPS)]
 BATCH = 50  # clips sampled at once
-MIN_COUNT = 20  # clips: statistics of fewer say nothing
+MIN_COUNT = 20  # clips: statistics of fewer are meaningless
 ROOM = 20_000_000  # bytes that the files of an evaluation may take
 
 
@@ -57,8 +57,8 @@ ROOM = 20_000_000  # bytes that the files of an evaluation may take
 def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Evaluation:
     """What the oracle reads, how steady a digit is, and how near clips come to real ones.
 
-    Half of the prompts are about two digits if the model was trained on such. Real clips have the
-    same captions and are drawn with test digits: what the oracle gets right there is the ceiling.
+    Half of the prompts are about two digits, if the model was trained on two. Real clips have the
+    same captions and are drawn with test digits: the oracle's score on them is the ceiling.
     "nearest" is None unless the digits that the model was trained on are on this machine.
     """
     test_digits = unseen_data(config.data)
@@ -72,13 +72,13 @@ def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Ev
     real = judge(clips, captions, data)
     others = judge(draw_clips(test_digits, captions[:ones], seed + 1)[0], captions[:ones], data)
     readings = {"generated": generated.reading, "real": real.reading}
-    one, other = (reading[:ones] for reading in readings.values())
+    generated_ones, real_ones = (reading[:ones] for reading in readings.values())
     known = are_trained_on(data, config.data)
     result = {
         "table": make_table(generated, real, overlaps, held_out),
         "consistency": {name: stats.consistency(reading) for name, reading in readings.items()},
-        "frechet": stats.distances(one, other, others.reading),
-        "nearest": stats.memorisation(one, other, data) if known else None,
+        "frechet": stats.distances(generated_ones, real_ones, others.reading),
+        "nearest": stats.memorisation(generated_ones, real_ones, data) if known else None,
         "real clips": f"test digits of {test_digits.source}",
         "clips": list_clips(generated),
     }
@@ -88,9 +88,9 @@ def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Ev
 def make_table(
     generated: Judged, real: Judged, overlaps: Float[np.ndarray, " b"], held_out: Sequence[tuple]
 ) -> dict[str, Any]:
-    """Rows of `shares`, of generated clips and of real ones; None where there is no such clip.
+    """Rows of `shares`, for generated and for real clips; None where there is no such clip.
 
-    Two more rows are of real clips only: those with two digits whose strokes overlap in at most
+    Two more rows are for real clips only: those with two digits whose strokes overlap in at most
     half of the frames, and those where they overlap in more.
     """
     expected = [parse_caption(text) for text in generated.captions]
@@ -108,18 +108,18 @@ def make_table(
 # ---- any model -------------------------------------------------------------------------------
 
 EVALUATIONS = {"moving_mnist": evaluate_digits, "shapes": evaluate_shapes}
-"""By the data set of a checkpoint; every other is a folder of clips, for `evaluate_folder`."""
+"""By the data set of a checkpoint. Any other is a folder of clips, for `evaluate_folder`."""
 
 
 def evaluate(
     pipeline: Pipeline, *, count: int = 200, seed: int = 0, free_prompts: bool = False,
     no_time: bool = False, clip_score: str | None = None, out: Path | None = None, **choices: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """All numbers about clips of a model, as plain values for JSON.
+    """Sample clips of a model and measure them; the numbers come as plain values for JSON.
 
     Which numbers depends on the data set of the checkpoint. `out` is a folder where they are also
     written, with a GIF of the failures. choices: steps, guidance and solver of the pipeline, where
-    None is the checkpoint's own. Raises TinygifError for what does not fit the checkpoint.
+    None is the checkpoint's own. Raises TinygifError for options that do not fit the checkpoint.
     """
     config = pipeline.config
     check_request(pipeline, count, out, digits_for="free prompts" if free_prompts else None)
@@ -143,7 +143,7 @@ def sweep(
     pipeline: Pipeline, name: SweepName, out: Path, *, count: int = 200, seed: int = 0,
     no_time: bool = False, **choices: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """`shares` for each value of a setting, of the same one-digit prompts and the same noise.
+    """`shares` for each value of a setting, with the same one-digit prompts and the same noise.
 
     Also written to the folder `out` as JSON and as a plot. A value of that setting in `choices` is
     added to those of SWEEPS: `steps=1000`, say.
@@ -166,9 +166,9 @@ def sweep(
 def check_request(
     pipeline: Pipeline, count: int, out: Path | None, digits_for: str | None = None
 ) -> None:
-    """Refuse, before anything is sampled, what would end in an error. Makes the folder `out`.
+    """Refuse, before anything is sampled, a request that would fail later. Makes the folder `out`.
 
-    digits_for: what only checkpoints of moving digits can do.
+    digits_for: the requested option that needs a checkpoint of moving digits, if there is one.
     """
     dataset = pipeline.config.data.dataset
     if digits_for and dataset != "moving_mnist":

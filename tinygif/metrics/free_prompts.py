@@ -24,7 +24,7 @@ WAYS = {
 
 
 def free_prompts() -> tuple[list[str], list[str]]:
-    """Every sentence about every digit and way; and a caption of tinygif's that says the same."""
+    """Every sentence about every digit and way; and captions of moving_mnist that mean the same."""
     prompts, captions = [], []
     for sentence in SENTENCES:
         for way, (side, ward) in WAYS.items():
@@ -41,9 +41,10 @@ def evaluate_free_prompts(sample: Sample, config: Config, count: int, seed: int)
     test_digits = unseen_data(config.data)
     generated = judge(sample(prompts), captions, config.data)
     real = judge(draw_clips(test_digits, captions, seed)[0], captions, config.data)
-    table, each = {}, len(WAYS) * len(NAMES)
+    table, per_sentence = {}, len(WAYS) * len(NAMES)
     for k, sentence in enumerate(SENTENCES):
-        table[sentence] = {"generated": shares(generated.right[chosen // each == k], COLUMNS)}
+        right = generated.right[chosen // per_sentence == k]
+        table[sentence] = {"generated": shares(right, COLUMNS)}
     rights = {"generated": generated.right, "real": real.right}
     result = {
         "table": table | {"all": {name: shares(x, COLUMNS) for name, x in rights.items()}},

@@ -13,7 +13,7 @@ from tinygif.metrics.stats import evenly, rms_distances
 
 
 def evaluate_folder(sample: Sample, config: Config, count: int, seed: int) -> Evaluation:
-    """Compare clips, generated for captions of `count` training clips, with all training clips."""
+    """Generate clips for captions of `count` training clips; compare with all training clips."""
     dataset, _, _ = open_dataset(config)
     clips, captions = zip(*(dataset[i] for i in range(dataset.size)))
     unconditional, training = config.data.unconditional, np.stack(clips)
@@ -33,11 +33,11 @@ def compare_clips(
     training: UInt8[np.ndarray, "m f h w c"],
     sources: Int[np.ndarray, " n"] | None,
 ) -> dict[str, float]:
-    """Root mean square distances in grey levels of 255, and percent of copies.
+    """Root mean square distances, in grey levels from 0 to 255, and the percentage of copies.
 
-    A generated clip is a copy if it is nearer to a training clip than half of the distance between
-    that clip and the next training clip. sources: for each generated clip the number of the
-    training clip that its prompt comes from.
+    A generated clip is a copy if its distance to the nearest training clip is less than half of the
+    distance from that training clip to its own nearest neighbour. sources: for each generated clip
+    the number of the training clip that its prompt comes from.
     """
     x, y = (clips.reshape(len(clips), -1).astype(np.float32) for clips in (generated, training))
     between = rms_distances(y, y)

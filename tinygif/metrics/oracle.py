@@ -3,9 +3,9 @@
     python -m tinygif.metrics.oracle --mnist-dir DIR           # how often it reads a digit right
     python -m tinygif.metrics.oracle --mnist-dir DIR --train   # train it again: minutes, one core
 
-The tracker finds the path of each digit. What is cut out along a path is read by a small
-convolutional net. It was trained on the training digits of MNIST and of the bundled set, never on
-generated clips.
+The tracker finds the path of each digit. Along the path the digit is cut out of the frames, and a
+small convolutional net reads it. The net was trained on the training digits of MNIST and of the
+bundled set, never on generated clips.
 """
 
 import functools
@@ -39,18 +39,18 @@ Views = Float[np.ndarray, "n v v"]
 
 @dataclass(frozen=True)
 class Reading:
-    """What `read_digits` found in b clips: k digits in each, in no order."""
+    """What `read_digits` found in b clips: k digits in each, in no particular order."""
 
     digits: Int[np.ndarray, "b k"]
     """0 to 9; -1 where there is no such digit."""
     directions: Shaped[np.ndarray, "b k"]
     """A name of `DIRECTIONS`, or "none"."""
     speeds: Shaped[np.ndarray, "b k"]
-    """A name of `SPEEDS`. A digit that stands still has "", as one of middle speed."""
+    """A name of `SPEEDS`: "" is middle speed, and also that of a digit that stands still."""
     frame_digits: Int[np.ndarray, "b k f"]
     """The digit that each frame shows when it is read alone; -1 where it is dark."""
     centres: Float[np.ndarray, "b k f 2"]
-    """Centre of the light near the path, as column and row, in sides of the clip."""
+    """Centre of the light near the path, as column and row; the clip's side is 1."""
     cutouts: Float[np.ndarray, "b k v v"]
     """The digit as the net sees it, averaged over frames, in [0, 1]."""
     features: Float[np.ndarray, "b k d"]
@@ -109,7 +109,7 @@ def _read_piece(clips: UInt8[np.ndarray, "b f h w c"], side: int, digits: int) -
     )
 
 
-# ---- what is cut out along a path ------------------------------------------------------------
+# ---- cutting out along a path ----------------------------------------------------------------
 
 
 def cut_out(
@@ -241,8 +241,8 @@ def blurred(x: Views) -> Views:
 def train_net(sources: list[tuple[np.ndarray, np.ndarray]], steps: int = 6000) -> DigitNet:
     """Train the net on sources of digits uint8 (n s s) and labels (n,).
 
-    Each batch comes from one source: a larger one is chosen more often, in proportion to its size,
-    but none less than once in ten.
+    Each batch comes from one source. Sources are chosen in proportion to their size, but each at
+    least once for every nine batches of the first.
     """
     rng, net = np.random.default_rng(0), DigitNet(key=jax.random.key(0))
     share = np.maximum([len(labels) for _, labels in sources], len(sources[0][1]) / 9)

@@ -54,8 +54,8 @@ def make_captions(
 ) -> list[str]:
     """Captions of one digit, which go through all pairs of digit and direction; or of two digits.
 
-    Two digits and their directions are drawn at random, without the pairs in `avoid`. Speeds take
-    turns, and in colour clips so do colours.
+    Two digits and their directions are drawn at random, but never a pair in `avoid`. Speeds take
+    turns, and so do colours if clips have them.
     """
     rng, directions, speeds = np.random.default_rng([seed, 3]), list(DIRECTIONS), list(SPEEDS)
     pairs = [(d, name) for d in range(10) for name in directions if (d, name) not in avoid]
@@ -106,9 +106,9 @@ def unseen_data(config: DataConfig) -> MovingMNIST:
 
 
 def are_trained_on(config: DataConfig, checkpoint: DataConfig) -> bool:
-    """Are the training digits that `config` finds on this machine those of a checkpoint?
+    """Whether the training digits that `config` finds on this machine are those of a checkpoint.
 
-    Not known, and so False, if the checkpoint does not say which digits it was trained on.
+    False if the checkpoint does not say which digits it was trained on.
     """
     if checkpoint.digits_hash is None:
         return False
@@ -146,9 +146,9 @@ def observed_digits(reading: Reading, i: int) -> tuple[MovingDigit, ...]:
 
 
 def compare(expected: Sequence[MovingDigit], observed: Sequence[MovingDigit]) -> tuple[bool, ...]:
-    """Which of COLUMNS are right for every expected digit, in the pairing that agrees best.
+    """For each of COLUMNS whether it is right for all expected digits, in their best pairing.
 
-    "All right" also means that no further digit was observed.
+    "All right" also requires that no further digit was observed.
     """
     candidates = [*observed, *[(-1, "none", "none")] * len(expected)]
     agreements = [

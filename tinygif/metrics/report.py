@@ -11,14 +11,14 @@ from tinygif import gif
 from tinygif.files import whole_file
 
 Sample = Callable[[Sequence[str]], UInt8[np.ndarray, "b f h w c"]]
-"""A generator: from prompts to a clip for each."""
+"""A function that generates a clip for each prompt."""
 
 
 class Evaluation(NamedTuple):
     """Prompts, generated clips, real clips of the same captions, and what was found.
 
-    `result` holds plain values for JSON. `format_report` and `write_failures` show those of its
-    parts that are there.
+    `result` holds plain values for JSON. `format_report` and `write_failures` show the parts that
+    it has.
     """
 
     prompts: Sequence[str]
@@ -30,27 +30,27 @@ class Evaluation(NamedTuple):
 def format_report(result: dict[str, Any]) -> str:
     """The result of `evaluate` for people."""
     lines = format_table(result["table"]) if "table" in result else []
-    if same := result.get("consistency"):
-        lines += [f"frames that show their clip's digit: {same['generated']:.1f}%, real "
-                  f"{same['real']:.1f}%"]  # fmt: skip
-    if far := result.get("frechet"):
+    if steady := result.get("consistency"):
+        lines += [f"frames that show their clip's digit: {steady['generated']:.1f}%, real "
+                  f"{steady['real']:.1f}%"]  # fmt: skip
+    if frechet := result.get("frechet"):
         lines += [
-            f"Frechet distance to {far['n']} real clips (the oracle's features and tracks, no "
-            f"FVD): {far['generated']:.2f}, of as many other real clips {far['real']:.2f}"
+            f"Frechet distance to {frechet['n']} real clips (the oracle's features and tracks, no "
+            f"FVD): {frechet['generated']:.2f}, of as many other real clips {frechet['real']:.2f}"
         ]
     elif "frechet" in result:
         lines += ["Frechet distance: does not apply, too few clips show a digit"]
-    if near := result.get("nearest"):
-        ours, theirs, ratio = near["generated"], near["real"], near["ratio"]
+    if nearest := result.get("nearest"):
+        ours, theirs, ratio = nearest["generated"], nearest["real"], nearest["ratio"]
         lines += [
-            f"nearest of {near['training digits']} training digits, RMS: median "
+            f"nearest of {nearest['training digits']} training digits, RMS: median "
             f"{ours['median']:.3f}, 1% {ours['1%']:.3f}; real {theirs['median']:.3f}, "
             f"{theirs['1%']:.3f}; ratio {ratio['median']:.2f}, {ratio['1%']:.2f}"
         ]
     elif "nearest" in result:
         lines += ["nearest training digit: does not apply, the digits that it was trained on are "
                   "not known or not here, or too few clips show a digit"]  # fmt: skip
-    if left_out := (far or near or {}).get("without a digit"):
+    if left_out := (frechet or nearest or {}).get("without a digit"):
         lines += [f"clips without a digit, left out of the Frechet distance and of the nearest "
                   f"digit: {left_out}"]  # fmt: skip
     lines += [f"{name}: {value:.1f}" for name, value in result.get("training clips", {}).items()]
@@ -61,7 +61,7 @@ def format_report(result: dict[str, Any]) -> str:
 
 
 def format_table(table: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines of a table {row: {"generated": shares, "real": shares}}, under a head."""
+    """The lines of a table {row: {"generated": shares, "real": shares}}, headings first."""
     filled = next(row for rows in table.values() for row in rows.values() if row)
     columns = [name for name in filled if name != "n"]
     width = max(30, *map(len, table))

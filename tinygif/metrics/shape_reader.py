@@ -46,7 +46,7 @@ def read_shapes(clip: UInt8[np.ndarray, "f h w 3"]) -> Plan:
 def separate_colors(
     clip: UInt8[np.ndarray, "f h w 3"],
 ) -> tuple[str, str, Float[np.ndarray, "f h w"]]:
-    """Colour and background whose mixes come nearest to all pixels; the colour's share of each."""
+    """Colour and background whose mixes fit all pixels best; the colour's share of each pixel."""
     x, names = clip.astype(float), {name: np.array(rgb, float) for name, rgb in COLORS.items()}
     median = np.median(x.reshape(-1, 3), axis=0)
     paper = min(names, key=lambda name: np.abs(names[name] - median).sum())

@@ -10,7 +10,7 @@ from tinygif.config import DataConfig
 from tinygif.metrics.oracle import Reading, views_of
 from tinygif.moving_mnist import MovingMNIST
 
-FEWEST = 5  # clips with a digit: a distance of fewer says nothing
+FEWEST = 5  # clips with a digit: a distance of fewer is meaningless
 
 # ---- of any clips ----------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ def consistency(reading: Reading) -> float:
 
 
 def first_digits(reading: Reading) -> Reading:
-    """The first digit of each clip that shows one. What a reading says of others means nothing."""
+    """The first digit of each clip that shows one; clips without a digit are left out."""
     found = reading.digits >= 0
     clips = np.flatnonzero(found.any(1))
     return reading[clips[:, None], found[clips].argmax(1)[:, None]]
@@ -82,7 +82,7 @@ def first_digits(reading: Reading) -> Reading:
 def traits(reading: Reading) -> Float[np.ndarray, "b d"]:
     """A vector for each clip of one digit: the net's features, and the path in seven numbers.
 
-    Those are where it starts, how far it goes in each half, and how much it bends.
+    The seven are where it starts (2), how far it goes in each half (4), how much it bends (1).
     """
     track, half = reading.centres[:, 0], reading.centres.shape[2] // 2
     bends = np.diff(track, 2, axis=1)
@@ -97,8 +97,8 @@ def distances(generated: Reading, real: Reading, others: Reading) -> dict[str, f
     Two samples of one distribution have a distance above 0, which falls as samples grow. The second
     number shows how large it is for samples of this size. Traits are measured in standard
     deviations of the real clips. They do not come from I3D, so the distances cannot be compared
-    with any published FVD. They ignore captions, and clips played backwards are no further away.
-    Clips without a digit are left out, and counted. None if fewer than FEWEST are left.
+    with any published FVD. The distances ignore captions, and clips played backwards are no further
+    away. Clips without a digit are left out, and counted. None if fewer than FEWEST are left.
     """
     count = len(generated.digits)
     ours, reference, theirs = (traits(first_digits(x)) for x in (generated, real, others))
@@ -113,8 +113,8 @@ def distances(generated: Reading, real: Reading, others: Reading) -> dict[str, f
 def memorisation(generated: Reading, real: Reading, config: DataConfig) -> dict[str, Any] | None:
     """How near the digits of clips come to a training digit: median and first percentile.
 
-    Also the same of test digits in real clips, and the ratios. A copy comes nearer than a test
-    digit does, so with a ratio of 1 or more there are no copies. Training digits are those that
+    Also the same for test digits in real clips, and the ratios. A copy comes nearer than a test
+    digit does, so a ratio of 1 or more shows no sign of copies. Training digits are those that
     `config` finds on this machine. Clips without a digit are left out, and counted. None if fewer
     than FEWEST are left.
     """

@@ -1,9 +1,9 @@
 """Where digits go in a clip: their direction, speed and path, by trying all of them. Lesson 18.
 
 A guess is a direction, a speed and a start. Boxes are cut out of the frames along its path and laid
-on top of each other. If the guess is right the digit stays put, else it smears. The guess with the
-most strokes that stay put in most frames wins. To find a second digit, the pixels of the first are
-hidden, and the search begins again.
+on top of each other. If the guess is right, the digit is at the same place in all of them;
+otherwise it smears. The guess with the most pixels that are strokes in most frames wins. To find a
+second digit, the pixels of the first are hidden, and the search begins again.
 """
 
 import functools
@@ -18,8 +18,8 @@ from tinygif.moving_mnist import DIRECTIONS, SPEEDS, bounce
 CANVAS = 32  # pixels: clips are tracked at this side, whatever their own
 BOX = 16  # pixels: a digit's usual side there
 UNIT = 20  # the vote of a stroke in one frame; sums over 800 frames fit in 16 bits
-FAINT = 5  # pixels of stroke per frame: less than this, in a box of BOX x BOX, is no digit
-TRIES = 3  # motions of a first digit that are tried
+FAINT = 5  # pixels of stroke per frame, in a box of BOX x BOX: fewer are no digit
+TRIES = 3  # how many motions of a first digit are tried
 
 Light = Float[np.ndarray, "b f h w"]
 """Brightest channel of clips, in [0, 1]."""
@@ -42,9 +42,9 @@ class Guesses(NamedTuple):
 def guesses(frames: int, box: int) -> Guesses:
     """Every direction, speed and start in whole pixels.
 
-    In `MovingMNIST` half of a clip passes before a digit meets a wall, where there is room. Here it
-    is a quarter, since generated digits may be early. It cannot be less: a digit that bounced at
-    once would look like one that goes the other way.
+    In `MovingMNIST` half of a clip passes before a digit meets a wall, if there is room. Here it is
+    a quarter, because generated digits may meet it early. It cannot be less: a digit that bounced
+    at once would look like one that goes the other way.
     """
     room, paths = CANVAS - box, []
     for direction, signs in DIRECTIONS.items():

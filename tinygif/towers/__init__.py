@@ -1,4 +1,4 @@
-"""Pretrained text encoders, frozen: CLIP's and BERT's towers, and a cache of what they compute.
+"""Pretrained, frozen text encoders: CLIP's and BERT's towers, and a cache of their outputs.
 
 Lesson 10.
 """

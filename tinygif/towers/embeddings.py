@@ -1,8 +1,7 @@
-"""Prompts encoded by a frozen tower, each once: the result is kept in the cache folder.
+"""Encode prompts with a frozen tower, each prompt once: the cache folder keeps the results.
 
 The training step never runs the tower. Its batches carry the tower's states instead of word ids.
-A prompt takes one row of floats for each of its tokens, so short prompts take little room.
-Lesson 10.
+A prompt is stored without padding, so short prompts take little room. Lesson 10.
 """
 
 import dataclasses
@@ -40,8 +39,8 @@ BATCH = 16
 PAD_MULTIPLE = 8
 """Prompts are padded to a multiple of this many tokens: few lengths, so few compiled programs."""
 MAX_CACHE_BYTES = 4 * 2**30
-"""Size on disk up to which a process fills the cache of one tower. Prompts that come later are
-encoded whenever they are asked for."""
+"""The size on disk up to which a process fills the cache of one tower. Prompts that come later are
+encoded each time they are needed."""
 MAX_KNOWN_PROMPTS = 10**6
 """Prompts whose token ids are kept in memory."""
 
@@ -54,8 +53,8 @@ Row = Float[np.ndarray, " _"]
 def resolve_tower(config: TextConfig) -> TextConfig:
     """The config with the name, revision, pooling and widths of its tower filled in.
 
-    Raises TinygifError if the tower is not there, is of an unknown kind, has no such pooling, or
-    cannot read a word within `max_tokens`.
+    Raises TinygifError if the tower is not found, is of an unknown kind, has no such pooling, or if
+    `max_tokens` leaves no room for a word.
     """
     if config.text == "words":
         return config
@@ -68,7 +67,7 @@ def resolve_tower(config: TextConfig) -> TextConfig:
             f"expected a text_pool of {' or '.join(pools)} for {model.name}, got {pool!r}"
         )
     tokenizer = load_tokenizer(model.folder, sizes["vocab_size"])
-    marks = tokenizer.num_special_tokens_to_add(False)  # of start and end, which take room too
+    marks = tokenizer.num_special_tokens_to_add(False)  # tokens for start and end of a prompt
     most = LARGEST["max_position_embeddings"]
     check_range(f"max_tokens for {model.name}", config.max_tokens, marks + 1, most)
     d = sizes["hidden_size"]
@@ -98,15 +97,15 @@ class Embeddings:
 
     @cached_property
     def tower(self) -> ClipText | Bert:
-        """Loaded when a prompt comes that is not in the cache, if its files are still the same."""
+        """The tower, loaded for the first prompt that is not cached, if its files are unchanged."""
         find_model(self.config.text, self.config.text_revision)
         return load_tower(self.folder)
 
     def batch(self, prompts: Sequence[str | None]) -> Text:
-        """Prompts as arrays, padded to `max_tokens`; None, the null prompt, has no token at all.
+        """Prompts as arrays, padded to `max_tokens`; None, the null prompt, has no tokens.
 
-        Raises TinygifError for a prompt without words. A prompt that is too long is cut, and what
-        was cut is printed.
+        Raises TinygifError for a prompt without words. A prompt that is too long is cut, and the
+        part that is lost is printed.
         """
         keys = self.token_ids(prompts)
         rows, new = {key: row for key in keys if (row := self.store.get(key)) is not None}, {}
@@ -125,7 +124,7 @@ class Embeddings:
         return Text(states, pooled, mask)
 
     def learn(self, captions: Iterable[str]) -> None:
-        """Put captions into the cache, as far as there is room. A kill loses one batch."""
+        """Put captions into the cache, as long as there is room. A kill loses at most one batch."""
         for batch in self.encode_missing(self.token_ids(captions)):
             if not self.store.add(batch):
                 return
@@ -150,7 +149,7 @@ class Embeddings:
                     bar.update(len(batch))
 
     def token_ids(self, prompts: Iterable[str | None]) -> list[Ids]:
-        """The token ids of prompts, none for the null prompt. Prints what had to be cut."""
+        """The token ids of prompts; the null prompt has none. Prints what had to be cut."""
         cuts, keys = [], []
         if len(self.known_ids) > MAX_KNOWN_PROMPTS:
             self.known_ids.clear()
@@ -201,9 +200,10 @@ class Store:
     """Rows of floats by the token ids of their prompts, in a folder of safetensors files.
 
     Each `add` writes one new file, whole or not at all, so a kill damages none. Several processes
-    may add at once, and the folder may be deleted at any time. A store knows what was in the folder
-    when it was made, and what it added since. Files are memory-mapped: rows stay on disk until they
-    are used. A row bears the name of its prompt, and under this name its file has a checksum too.
+    may add at once, and the folder may be deleted at any time. A store knows the rows that were in
+    the folder when it was made, and those that it added since. Files are memory-mapped: rows stay
+    on disk until they are used. `row_name` names the row of a prompt; the file's metadata holds a
+    checksum under the same name.
     """
 
     def __init__(self, folder: Path):
@@ -212,7 +212,7 @@ class Store:
             self.open_file(path)
 
     def open_file(self, path: Path) -> None:
-        """Make the rows of a file known. A damaged file is ignored: its prompts count as new."""
+        """Index the rows of a file. A damaged file is ignored: its prompts are encoded again."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -227,7 +227,7 @@ class Store:
         return row_name(key) in self.files
 
     def get(self, key: Ids) -> Row | None:
-        """The row of a prompt. None if it is not there, or damaged: then it is also forgotten."""
+        """The row of a prompt. None if there is none, or if it is damaged: then it is dropped."""
         name = row_name(key)
         if name not in self.files:
             return None
@@ -239,7 +239,7 @@ class Store:
         return None
 
     def add(self, rows: dict[Ids, Row]) -> bool:
-        """Write rows to the folder. Gives False, and writes nothing, if there is no room for them.
+        """Write rows to the folder. Writes nothing and returns False if there is no room for them.
 
         Raises TinygifError if the folder cannot be written to.
         """
@@ -257,7 +257,7 @@ class Store:
             write_whole(path, data)
         except (OSError, TinygifError) as error:
             raise TinygifError(
-                f"could not fill the cache of captions, whose folder TINYGIF_CACHE changes: {error}"
+                f"cannot write to the cache of captions, which TINYGIF_CACHE can move: {error}"
             ) from error
         self.open_file(path)
         return True

@@ -1,9 +1,9 @@
 """Pretrained text transformers in Equinox, called towers: those of CLIP and of BERT.
 
 Both are stacks of the same block. CLIP's (Radford et al. 2021, section 2.4) normalises before
-attention and perceptron, and a token attends only to tokens before it; its vector for a prompt
-stands at the last token. BERT's (Devlin et al. 2019, section 3) normalises after them, and tokens
-attend to both sides. Sizes come from the model's own config.json, weights from its
+attention and perceptron, and a token attends to itself and those before it; the vector of a prompt
+is that of its last token. BERT's (Devlin et al. 2019, section 3) normalises after them, and tokens
+attend in both directions. Sizes come from the model's own config.json, weights from its
 model.safetensors, by the names in the tables below. Pickled weights are never read. Lesson 10.
 """
 
@@ -25,8 +25,8 @@ from tinygif.errors import TinygifError, expect
 from tinygif.text import Text
 
 POOLS = {"clip": ("last", "mean"), "bert": ("mean", "first")}
-"""Ways in which a kind of tower makes one vector of a prompt: of its last token (which CLIP
-projects), of its first, or the mean of all. The default comes first."""
+"""How each kind of tower can make one vector of a prompt: from the last token (which CLIP
+projects), from the first, or as the mean of all. The default comes first."""
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -99,7 +99,7 @@ def make_blocks(sizes: dict[str, Any], norm_first: bool, key: Key[Array, ""]) ->
 
 
 class ClipText(eqx.Module):
-    """CLIP's text tower: token ids to states of width d, and a vector beside those of images."""
+    """CLIP's text tower: from token ids to states of width d, and a vector comparable to images."""
 
     embedding: Float[Array, "words d"]
     positions: Float[Array, "positions d"]
@@ -119,7 +119,7 @@ class ClipText(eqx.Module):
     def hidden_states(
         self, ids: Int[Array, " n"], mask: Bool[Array, " n"]
     ) -> list[Float[Array, "n d"]]:
-        """After the embedding and after each layer. A token sees those up to itself."""
+        """After the embedding and after each layer. A token attends to those up to itself."""
         x = [self.embedding[ids] + self.positions[: len(ids)]]
         future = jnp.triu(jnp.full((len(ids), len(ids)), -1e30), 1)
         for layer in self.layers:
@@ -128,12 +128,12 @@ class ClipText(eqx.Module):
 
     def __call__(self, ids: Int[Array, " n"], mask: Bool[Array, " n"], pool: str = "last") -> Text:
         x = jax.vmap(self.norm)(self.hidden_states(ids, mask)[-1])
-        last = self.projection(x[mask.sum() - 1])  # the tokenizer ends every prompt with its mark
+        last = self.projection(x[mask.sum() - 1])  # the end mark, which every prompt has
         return pool_states(x, mask, pool, last)
 
 
 class Bert(eqx.Module):
-    """BERT's encoder: token ids to states of width d."""
+    """BERT's encoder: from token ids to states of width d."""
 
     embedding: Float[Array, "words d"]
     positions: Float[Array, "positions d"]
@@ -180,16 +180,16 @@ CLIP_SIZES = dict(
     max_position_embeddings=77, vocab_size=49408, projection_dim=512, hidden_act="quick_gelu",
     layer_norm_eps=1e-5,
 )  # fmt: skip
-"""Of ViT-B/32, for what a config.json of CLIP leaves out."""
+"""The sizes of ViT-B/32, which stand for those that CLIP's config.json leaves out."""
 BERT_SIZES = [name for name in (*CLIP_SIZES, "type_vocab_size") if name != "projection_dim"]
-"""What a config.json of BERT has to say."""
+"""The entries that BERT's config.json must have."""
 LARGEST = dict(
     hidden_size=2**14, intermediate_size=2**16, num_hidden_layers=128, num_attention_heads=2**8,
     max_position_embeddings=2**16, vocab_size=2**21, projection_dim=2**14, type_vocab_size=2**10,
     image_size=2**12, patch_size=2**10,
 )  # fmt: skip
-"""The largest values of whole numbers in a config.json: several times those of known models. A file
-may say anything, and what is built from it takes time and memory."""
+"""The largest whole numbers accepted in a config.json, several times those of known models: a file
+that asks for more than memory holds is refused before anything is built."""
 
 # Each part of our names, and what the files call it. Our `layers.0.q.weight` is
 # `text_model.encoder.layers.0.self_attn.q_proj.weight` in CLIP's.
@@ -219,12 +219,12 @@ OTHER_ARRAYS = {
     "clip": r"vision_model\.|visual_projection\.|logit_scale$|.*position_ids$",
     "bert": r"pooler\.|cls\.|classifier\.|embeddings\.position_ids$",
 }
-"""Arrays that a file may hold besides and that are not needed: CLIP's image tower, the layers on
-top of BERT that belong to other tasks, the numbers 0, 1, 2, ... of positions."""
+"""Arrays that a file may also hold, and that are not needed: CLIP's image tower, layers on top of
+BERT for other tasks, and the numbers 0, 1, 2, ... of positions."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a model. Raises TinygifError if there is none that can be read."""
+    """The config.json of a model. Raises TinygifError if it is missing or cannot be read."""
     try:
         config = json.loads((folder / "config.json").read_text())
         return dict(config, model_type=config["model_type"].removesuffix("_text_model"))
@@ -235,7 +235,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def text_sizes(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The sizes of a text tower, by their names in config.json.
 
-    Raises TinygifError for models other than CLIP and BERT, and for sizes that cannot be.
+    Raises TinygifError for models other than CLIP and BERT, and for impossible sizes.
     """
     kind = config["model_type"]
     expect(kind in POOLS, f"a model of type {' or '.join(POOLS)} in {folder}", repr(kind[:80]))
@@ -248,7 +248,7 @@ def text_sizes(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def tower_config(config: dict[str, Any], tower: str, folder: Path) -> dict[str, Any]:
-    """What a config.json of CLIP says of its text or vision tower; empty if it says nothing."""
+    """The part of CLIP's config.json about its text or vision tower; empty if there is none."""
     sizes = {}
     for name in (f"{tower}_config", f"{tower}_config_dict"):  # the second is of older versions
         section = config.get(name) or {}
@@ -258,9 +258,9 @@ def tower_config(config: dict[str, Any], tower: str, folder: Path) -> dict[str, 
 
 
 def check_sizes(sizes: dict[str, Any], names: Iterable[str], folder: Path) -> dict[str, Any]:
-    """The same sizes. Raises TinygifError unless a tower can be built from those with these names.
+    """The same sizes. Raises TinygifError unless a tower can be built from the entries in `names`.
 
-    Every number is checked before anything is built: its type, and its range by LARGEST.
+    Before anything is built, every number's type is checked, and that it is not above LARGEST.
     """
     wrong = []
     for name in names:
@@ -294,7 +294,7 @@ def check_sizes(sizes: dict[str, Any], names: Iterable[str], folder: Path) -> di
 
 
 def load_tokenizer(folder: Path, vocabulary: int):
-    """The tokenizer of a folder, for a tower that knows so many tokens.
+    """The tokenizer of a folder, for a tower with a `vocabulary` of this many tokens.
 
     Raises TinygifError if there is none, or if it cannot be the one of this tower.
     """
@@ -306,7 +306,7 @@ def load_tokenizer(folder: Path, vocabulary: int):
         tokenizer.no_padding()
         tokenizer.no_truncation()
         example, ids = tokenizer.encode("a ☃"), tokenizer.get_vocab().values()
-    except Exception as error:  # it raises nothing more exact
+    except Exception as error:  # the library raises no narrower class
         raise TinygifError(f"expected a tokenizer in {path}, got: {error}") from error
     largest = max([*ids, *example.ids], default=0)
     if not MIN_VOCABULARY <= len(ids) <= vocabulary or largest >= vocabulary:
@@ -333,10 +333,10 @@ def load_tower(folder: Path) -> ClipText | Bert:
 def load_weights(template: PyTree, path: Path, names: dict[str, str], others: str) -> PyTree:
     """A pytree of shapes with the arrays of a safetensors file.
 
-    names: what the file calls each part of our names. others: a regular expression for arrays that
-    are left out. One array is read at a time, so that memory holds the weights once. Raises
-    TinygifError if arrays are missing, not expected, or of another shape, and if the file is not as
-    long as its header says.
+    names: for each part of our names, what the file calls it. others: a regular expression for
+    arrays that are left out. One array is read at a time, so that the weights are in memory only
+    once. Raises TinygifError if arrays are missing, unexpected or of another shape, or if the
+    file's length is not that in its header.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -358,6 +358,6 @@ def load_weights(template: PyTree, path: Path, names: dict[str, str], others: st
 
 
 def modern_name(key: str) -> str:
-    """Without the `bert.` of files that hold more than BERT; older files say gamma and beta."""
+    """The name in current files: no prefix `bert.`, and weight and bias for gamma and beta."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", key.removeprefix("bert."))
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
