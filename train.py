@@ -152,8 +152,8 @@ def train(
 
     def write_samples() -> None:  # the same prompts and noise every time
         pipeline = Pipeline(state.ema, config, about.words)
-        picture = pipeline(dataset.prompts, steps=min(25, schedule.T)).picture(96 // data.size)
-        write_gif(folder / "samples" / f"{done:06d}.gif", picture, data.fps)
+        clips, scale = pipeline(dataset.prompts, steps=min(25, schedule.T)), max(1, 96 // data.size)
+        write_gif(folder / "samples" / f"{done:06d}.gif", clips.picture(scale), data.fps)
 
     step, state, tflop = training.make_step(config, mesh), training.replicate(state, mesh), {}
     done, log = about.step, Log(folder, about.step, float(state.seconds), float(state.tflop))

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equinox import filter_jit as jit
 from hypothesis import given
 from hypothesis import strategies as st
-from quick import jit, noise, random_weights
+from quick import noise, random_weights
 
 from tinygif.attention import (
     Attention,

@@ -6,9 +6,10 @@ Lesson 03.
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equinox import filter_jit as jit
 from hypothesis import given
 from hypothesis import strategies as st
-from quick import jit, noise
+from quick import noise
 
 from tinygif.exact import ExactDenoiser
 from tinygif.schedule import SCHEDULES, zero_terminal_snr

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equinox import filter_jit as jit
 from hypothesis import given
 from hypothesis import strategies as st
-from quick import jit, noise
+from quick import noise
 
 from tinygif.diffusion import target, to_eps
 from tinygif.errors import TinygifError

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick import jit, noise, options, random_weights
+from equinox import filter_jit as jit
+from quick import noise, random_weights
 
 from tinygif.attention import Attention, over_space, over_time, to_text, zeroed
 from tinygif.checkpoint import named
@@ -57,7 +58,7 @@ def pulled(config: UNetConfig):
         out, back = jax.vjp(call, arrays, x)
         return out, *back(pull)
 
-    return jax.jit(run, compiler_options=options())
+    return jax.jit(run)
 
 
 def pull(model: TextToGif, x=X, ids=IDS, by=PULL):

@@ -8,16 +8,18 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field
 from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import jax
 from jaxtyping import Array, Key
+from typing_extensions import Doc
 
 from tinygif import schedule as schedules
 from tinygif.codec import Pixels
 from tinygif.diffusion import Prediction, Weighting, check_prediction
 from tinygif.errors import expect
 from tinygif.gif import fps_delays
+from tinygif.guidance import GUIDANCE_HELP
 from tinygif.sampler import SOLVERS, SolverName, timesteps
 from tinygif.schedule import Schedule, ScheduleName
 from tinygif.text import TextAdapter, TextEncoder, TextToGif
@@ -152,8 +154,7 @@ class TrainConfig:
 class SampleConfig:
     """Defaults of sampling."""
 
-    guidance: float = 3.0
-    """0 ignores the prompt, 1 follows it, above 1 exaggerates it."""
+    guidance: Annotated[float, Doc(GUIDANCE_HELP)] = 3.0
     solver: SolverName = "ddpm"
     """ddpm adds fresh noise at each step, so it can correct mistakes, but needs more steps."""
     sample_steps: int = 50
@@ -251,7 +252,7 @@ class Keys(NamedTuple):
 
 def named_keys(seed: int) -> Keys:
     """The four keys that a seed of 32 bits gives."""
-    check_range("seed", seed, 0, 2**32 - 1)
+    check_range("seed", seed, *BOUNDS["train"]["seed"])
     return Keys(*jax.random.split(jax.random.key(seed), 4))
 
 

@@ -14,7 +14,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from types import SimpleNamespace
@@ -152,7 +152,13 @@ def lock(path: Path, waiting: str | None = None) -> Iterator[None]:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal. A process reads a file again only after it has changed."""
+    state = path.stat()
+    return _sha256(path, state.st_mtime_ns, state.st_size, state.st_ino)
+
+
+@lru_cache
+def _sha256(path: Path, modified: int, size: int, inode: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,19 +139,12 @@ def file_digests(folder: Path) -> dict[str, str]:
     for name, most in MODEL_FILES.items():
         path = folder / name
         try:
-            state = path.stat()
-            if state.st_size > most:
-                raise TinygifError(f"expected at most {most} bytes in {path}, got {state.st_size}")
-            digests[name] = cached_sha256(path, state.st_mtime_ns, state.st_size, state.st_ino)
+            if (size := path.stat().st_size) > most:
+                raise TinygifError(f"expected at most {most} bytes in {path}, got {size}")
+            digests[name] = sha256(path)
         except OSError as error:
             raise TinygifError(f"cannot read {path} ({error.strerror})") from error
     return digests
-
-
-@lru_cache
-def cached_sha256(path: Path, modified: int, size: int, inode: int) -> str:
-    """SHA-256 of a file. It is read again only after it has changed."""
-    return sha256(path)
 
 
 def joint_digest(digests: dict[str, str]) -> str:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from tinygif.attention import softmax_attention
-from tinygif.checkpoint import check_names, fill, named
+from tinygif.checkpoint import FLOATS, check_names, fill, named
 from tinygif.errors import TinygifError, expect
 from tinygif.text import Text
 
@@ -34,8 +34,6 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": jax.nn.gelu,
     "relu": jax.nn.relu,
 }
-FLOATS = {"BF16", "F16", "F32", "F64"}
-"""The kinds of numbers that are read, as safetensors calls them."""
 MIN_VOCABULARY = 256
 """No real tokenizer has fewer tokens. Without its files, transformers makes up one of 2 to 5."""
 
@@ -351,7 +349,8 @@ def load_weights(template: PyTree, path: Path, names: dict[str, str], others: st
             wanted = {name_in_file(name): leaf.shape for name, leaf in named(template).items()}
             check_names(found, wanted, str(path), others)
             kinds = {slices[name].get_dtype() for name in wanted}
-            expect(kinds <= FLOATS, f"only numbers of {sorted(FLOATS)} in {path}", sorted(kinds))
+            what = f"only numbers of {sorted(FLOATS)} in {path}"
+            expect(kinds <= set(FLOATS), what, sorted(kinds))
             return fill(template, lambda name: file.get_tensor(keys[name_in_file(name)]))
     except (OSError, SafetensorError) as error:
         raise TinygifError(f"cannot read the weights {path}: {error}") from error
