@@ -19,7 +19,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from tinygif import files
-from tinygif.checkpoint import MODEL, STATE, About, leaf_name, read, read_about, write
+from tinygif.checkpoint import (
+    MODEL,
+    STATE,
+    About,
+    leaf_name,
+    model_template,
+    read,
+    read_about,
+    write,
+)
 from tinygif.config import Config, DiffusionConfig, TrainConfig
 from tinygif.diffusion import loss, pick_step, q_sample
 from tinygif.errors import TinygifError
@@ -72,9 +81,8 @@ def check_room(folder: Path, state: TrainState) -> None:
 def load_state(path: Path) -> tuple[TrainState, About]:
     """The state in a run's folder, to resume from, and the run's own config and vocabulary."""
     about = read_about(path / STATE)
-    config, words = about.config, len(about.words) + 2
-    new_state = lambda: init_state(config, config.init(words, key=jax.random.key(0)))  # noqa: E731
-    return read(path / STATE, eqx.filter_eval_shape(new_state)), about
+    template = eqx.filter_eval_shape(init_state, about.config, model_template(about))
+    return read(path / STATE, template), about
 
 
 def trainable(model: TextToGif) -> PyTree:
