@@ -19,8 +19,7 @@ import tyro
 
 import tinygif
 from tinygif import gif
-from tinygif.config import check_range
-from tinygif.errors import expect, run_command
+from tinygif.errors import check_range, expect, run_command
 from tinygif.guidance import GUIDANCE_HELP
 from tinygif.pipeline import GeneratedClips, keep_compiled
 from tinygif.sampler import SolverName
@@ -80,8 +79,8 @@ def film(clips_of_steps: Iterable[np.ndarray]) -> np.ndarray:
 def main(options: Options) -> None:
     began = time.time()
     expect(len(options.prompt) > 0, "at least one sentence after --prompt", "none")
-    check_range("count", options.count, 1, None)
-    check_range("scale", options.scale, 1, None)
+    check_range("count", options.count, 1)
+    check_range("scale", options.scale, 1)
     keep_compiled()
     pipeline = tinygif.load(options.checkpoint)
     data = pipeline.config.data

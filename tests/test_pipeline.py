@@ -163,9 +163,9 @@ def test_text_may_stand_for_sentences(pipeline, two):
     (dict(frames=5), "multiple of 2.*got 5"),
     (dict(frames=0), "frames of at least 1, got 0"),
     (dict(size=18), "multiple of 4.*got 18"),
-    (dict(size=0), "size of at least 1, got 0"),
-    (dict(guidance=-1.0), "guidance of at least 0"),
-    (dict(guidance=float("nan")), "guidance of at least 0, got nan"),
+    (dict(size=0), "size from 1 to .*, got 0"),
+    (dict(guidance=-1.0), "guidance from 0 to"),
+    (dict(guidance=float("nan")), "guidance from 0 to .*, got nan"),
     (dict(seed=-1), "seed from 0 to"),
     (dict(dynamic_threshold=99.5), "dynamic_threshold from 0 to 1, got 99.5"),
 ])  # fmt: skip

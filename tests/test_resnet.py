@@ -112,21 +112,12 @@ def test_norm_is_over_channels_and_pixels_not_along_the_width():
 
 def test_a_new_block_is_the_identity_for_any_noise_level():
     x = noise(8, 4, 4)
-    make = lambda: ResnetBlock(8, 8, 4, key=KEY)  # noqa: E731
+    make = lambda: ResnetBlock(8, 4, key=KEY)  # noqa: E731
     np.testing.assert_array_equal(new(make, x, noise(4)), x)
 
 
-def test_a_new_block_with_other_channels_mixes_them():
-    @jit
-    def both(x, condition):
-        block = ResnetBlock(3, 8, 4, key=KEY)
-        return block(x, condition), block.skip(x)
-
-    np.testing.assert_allclose(*both(noise(3, 4, 4), noise(4)), atol=1e-6)
-
-
 def test_block_jitted_batched_and_told_the_noise_level():
-    block = random_weights(lambda: ResnetBlock(8, 16, 4, key=KEY))
+    block = random_weights(lambda: ResnetBlock(8, 4, key=KEY))
     x, condition = noise(3, 8, 4, 4), noise(3, 4, seed=1)
     one = jit(block)
     mapped = np.stack([one(a, c) for a, c in zip(x, condition, strict=True)])

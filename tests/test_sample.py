@@ -196,7 +196,7 @@ def test_an_unknown_word_is_exit_code_2_with_words_near_it(run, here):
     (["--prompt", ONE, "--size", 18], "multiple of 4"),
     (["--prompt", ONE, "--fps", 60], "fps <= 50"),
     (["--prompt", ONE, "--fps", 0], "<= fps <= 50"),
-    (["--prompt", ONE, "--count", 0], "count of at least 1"),
+    (["--prompt", ONE, "--count", 0], "count from 1 to"),
     (["--prompt", ONE, "--scale", 0], "scale"),
     (["--prompt", ONE, "--out", "x.jpg"], ".gif, .png or .mp4"),
     (["--prompt", ONE, "--out", "x.webm"], ".gif, .png or .mp4"),

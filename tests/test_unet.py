@@ -155,7 +155,7 @@ def test_levels_and_middle_say_what_each_block_holds():
 def test_layers_are_applied_in_the_order_in_which_they_are_named():
     kinds = ("time", "conv", "text", "space")
     make = lambda kinds: random_weights(  # noqa: E731
-        lambda: SpaceTimeBlock(8, 8, 4, kinds, SMALL, 2, 8, key=jax.random.key(0))
+        lambda: SpaceTimeBlock(8, 4, kinds, SMALL, 2, 8, key=jax.random.key(0))
     )
     x, condition, bias = noise(3, 8, 2, 2), noise(4), noise(2, 3, 3)
     text = Text(noise(4, 8), noise(8), jnp.ones(4, bool))
@@ -182,12 +182,12 @@ WRONG = [
     (dict(levels=("time+time", "")), "got 'time.time'"),
     (dict(middle=("", "conv,time")), "got 'conv,time'"),
     (dict(levels=("conv+", "")), "got 'conv.'"),
-    (dict(multipliers=(), levels=()), r"multipliers of at least 1, got \(\)"),
-    (dict(multipliers=(1, 0)), "multipliers of at least 1"),
+    (dict(multipliers=(), levels=()), "1 to 12 multipliers, got 0"),
+    (dict(multipliers=(1, 0)), "multipliers from 1 to"),
     (dict(head_dim=5), "an even head_dim, got 5"),
-    (dict(head_dim=0), "head_dim of at least 1, got 0"),
-    *((dict([(n, 0)]), f"{n} of at least 1, got 0") for n in ("width", "blocks", "patch", "heads")),
-    (dict(time_patch=-1), "time_patch of at least 1, got -1"),
+    (dict(head_dim=0), "head_dim from 2 to 1024, got 0"),
+    *((dict([(n, 0)]), f"{n} from 1 to .*, got 0") for n in ("width", "blocks", "patch", "heads")),
+    (dict(time_patch=-1), "time_patch from 1 to 256, got -1"),
 ]
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from tinygif.config import Config, from_dict, shorten
+from tinygif.config import Config, from_dict
 from tinygif.errors import TinygifError, expect
 from tinygif.files import write_whole
 from tinygif.text import TextToGif, Tokenizer
@@ -125,8 +125,8 @@ def read_about(path: Path) -> About:
     try:
         config, words, step = from_dict(Config, values["config"]), values["words"], values["step"]
         is_list = isinstance(words, list) and all(isinstance(word, str) for word in words)
-        expect(is_list, "a list of words", shorten(words))
-        expect(type(step) is int and step >= 0, "a step of at least 0", shorten(step))
+        expect(is_list, "a list of words", repr(words))
+        expect(type(step) is int and step >= 0, "a step of at least 0", repr(step))
         has_dims = config.text.text == "words" or config.text.text_dims is not None
         expect(has_dims, f"text_dims for {config.text.text}", None)
         config.check()

@@ -16,7 +16,23 @@ class TinygifError(ValueError):
 def expect(fits: bool, what: str, got: object) -> None:
     """Raise TinygifError unless `fits`, with a sentence of what was expected and what came."""
     if not fits:
-        raise TinygifError(f"expected {what}, got {got}")
+        text = str(got)
+        text = text if len(text) <= 200 else f"{text[:200]}..."
+        raise TinygifError(f"expected {what}, got {text}")
+
+
+def check_range(name: str, value: object, low: int | float, high: int | float = 10**9) -> None:
+    """Refuse a number, or a tuple with a number, outside of [low, high]. None is accepted."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    fits = all(number is None or low <= number <= high for number in numbers)
+    expect(fits, f"{name} from {low} to {high}", value)
+
+
+def check_limits(config: object, limits: dict[str, tuple[int | float, int | float]]) -> None:
+    """`check_range` for those fields of a config that `limits` names."""
+    for name, (low, high) in limits.items():
+        if hasattr(config, name):
+            check_range(name, getattr(config, name), low, high)
 
 
 def run_command(name: str, main: Callable[[], None], stopped: str = "stopped") -> None:

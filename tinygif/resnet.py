@@ -113,22 +113,17 @@ class ResnetBlock(eqx.Module):
     norm2: eqx.nn.GroupNorm
     film: FiLM
     conv2: Conv3x3
-    skip: Conv1x1 | None
 
-    def __init__(self, c_in: int, c_out: int, condition: int, *, key: Key[Array, ""]):
-        key1, key2, film_key, skip_key = jax.random.split(key, 4)
-        self.norm1, self.norm2 = group_norm(c_in), group_norm(c_out)
-        self.conv1 = Conv3x3(c_in, c_out, key=key1)
-        self.film = FiLM(condition, c_out, key=film_key)
-        self.conv2 = zeroed(Conv3x3(c_out, c_out, key=key2))
-        self.skip = None if c_in == c_out else Conv1x1(c_in, c_out, key=skip_key)
+    def __init__(self, channels: int, condition: int, *, key: Key[Array, ""]):
+        key1, key2, film_key = jax.random.split(key, 3)
+        self.norm1, self.norm2 = group_norm(channels), group_norm(channels)
+        self.conv1 = Conv3x3(channels, channels, key=key1)
+        self.film = FiLM(condition, channels, key=film_key)
+        self.conv2 = zeroed(Conv3x3(channels, channels, key=key2))
 
-    def __call__(
-        self, x: Image, condition: Float[Array, " d"]
-    ) -> Float[Array, "c_out h w"]:
+    def __call__(self, x: Image, condition: Float[Array, " d"]) -> Image:
         y = self.conv1(jax.nn.silu(self.norm1(x)))
-        y = self.conv2(jax.nn.silu(self.film(self.norm2(y), condition)))
-        return y + (x if self.skip is None else self.skip(x))
+        return x + self.conv2(jax.nn.silu(self.film(self.norm2(y), condition)))
 
 
 class TemporalConv(eqx.Module):

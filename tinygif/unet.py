@@ -10,7 +10,7 @@ frames are much alike. There is no 3-D convolution. Lesson 08.
 
 from dataclasses import dataclass
 from itertools import count, pairwise, zip_longest
-from typing import Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -18,7 +18,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Key
 
 from tinygif.attention import Attention, over_space, over_time, to_text, zeroed
-from tinygif.errors import expect
+from tinygif.errors import check_limits, expect
 from tinygif.position import RelativePositionBias
 from tinygif.resnet import (
     ConditionMLP,
@@ -35,6 +35,7 @@ Clip = Float[Array, "f c h w"]
 KINDS = ("conv", "space", "text", "time")
 """The layers that may follow a residual block: a convolution along time; attention over space, to
 the words of the prompt, or over time."""
+MAX_LEVELS = 12
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,20 @@ class UNetConfig:
     checkpoint_gradients: bool = False
     """Recompute blocks in the backward pass: less memory, more time."""
 
+    LIMITS: ClassVar[dict[str, tuple[int, int]]] = {
+        "width": (1, 2**13), "multipliers": (1, 256), "blocks": (1, 64), "patch": (1, 64),
+        "time_patch": (1, 256), "heads": (1, 1024), "head_dim": (2, 1024),
+        "full_attention": (0, 2**24),
+    }  # fmt: skip
+
     def check(self, *, frames: int, size: int) -> None:
         """Refuse settings from which no network can be built, and clips that it could not fold."""
-        for name in ("width", "blocks", "patch", "time_patch", "heads", "head_dim"):
-            expect(getattr(self, name) >= 1, f"{name} of at least 1", getattr(self, name))
+        check_limits(self, self.LIMITS)
         expect(self.head_dim % 2 == 0, "an even head_dim", self.head_dim)
-        expect(min(self.multipliers, default=0) >= 1, "multipliers of at least 1", self.multipliers)
         n = len(self.multipliers)
+        expect(0 < n <= MAX_LEVELS, f"1 to {MAX_LEVELS} multipliers", n)
+        what = f"at most {MAX_LEVELS} blocks in middle"
+        expect(len(self.middle) <= MAX_LEVELS, what, self.middle)
         what = f"a level for each of {n} multipliers, such as --levels {' '.join(['time'] * n)}"
         expect(len(self.levels) == n, what, self.levels)
         what = f"levels and middle made of {', '.join(KINDS)}, each at most once and joined by +"
@@ -106,25 +114,25 @@ class SpaceTimeBlock(eqx.Module):
     kinds: tuple[str, ...] = eqx.field(static=True)
 
     def __init__(
-        self, c_in: int, c_out: int, condition: int, kinds: tuple[str, ...], config: UNetConfig,
-        side: int, text_width: int, *, key: Key[Array, ""],
+        self, width: int, condition: int, kinds: tuple[str, ...], config: UNetConfig, side: int,
+        text_width: int, *, key: Key[Array, ""],
     ):  # fmt: skip
         resnet_key, *keys = jax.random.split(key, 1 + len(KINDS))
         keys, heads, head_dim = dict(zip(KINDS, keys)), config.heads, config.head_dim
         linear = side * side > config.full_attention
         build = {
-            "conv": lambda key: TemporalConv(c_out, key=key),
-            "space": lambda key: Attention(c_out, heads, head_dim, linear=linear, key=key),
-            "text": lambda key: Attention(c_out, heads, head_dim, context_dim=text_width, key=key),
-            "time": lambda key: Attention(c_out, heads, head_dim, rotate=True, key=key),
+            "conv": lambda key: TemporalConv(width, key=key),
+            "space": lambda key: Attention(width, heads, head_dim, linear=linear, key=key),
+            "text": lambda key: Attention(width, heads, head_dim, context_dim=text_width, key=key),
+            "time": lambda key: Attention(width, heads, head_dim, rotate=True, key=key),
         }
-        self.resnet = ResnetBlock(c_in, c_out, condition, key=resnet_key)
+        self.resnet = ResnetBlock(width, condition, key=resnet_key)
         self.mixing = {kind: build[kind](keys[kind]) for kind in kinds}
         self.kinds = kinds
 
     def __call__(
         self, x: Clip, condition: Float[Array, " d"], text: Text, bias: Float[Array, "heads f f"]
-    ) -> Float[Array, "f c_out h w"]:
+    ) -> Clip:
         x = jax.vmap(self.resnet, in_axes=(0, None))(x, condition)
         for kind in self.kinds:
             match kind:
@@ -164,9 +172,7 @@ class UNet3D(eqx.Module):
 
         def block(level: int, entry: str) -> SpaceTimeBlock:
             width, side, kinds = widths[level], size // config.patch // 2**level, split_kinds(entry)
-            return SpaceTimeBlock(
-                width, width, dim, kinds, config, side, text_width, key=next(keys)
-            )
+            return SpaceTimeBlock(width, dim, kinds, config, side, text_width, key=next(keys))
 
         levels = list(enumerate(config.levels))
         self.config = config

@@ -60,7 +60,7 @@ def read_off(path: Path) -> None:
 
 def deep(path: Path) -> None:
     """The film, the same behind 30 new blocks, and behind 30 random ones without their input."""
-    make = eqx.filter_jit(lambda key: ResnetBlock(8, 8, 64, key=key))
+    make = eqx.filter_jit(lambda key: ResnetBlock(8, 64, key=key))
     condition = time_embedding(jnp.float32(5 / 16), 64)
     run = eqx.filter_jit(lambda block, x: jax.vmap(block, (0, None))(x, condition))
     x = y = z = jnp.asarray(bouncing().repeat(8, axis=1))
