@@ -316,6 +316,7 @@ def test_resolving_fills_in_what_was_left_open(folders, config):
     assert Path(config.text) == folders["bert"].resolve() and len(config.text_revision) == 64
     assert (config.text_pool, config.text_dims) == ("mean", (24, 24))
     assert resolve_tower(config) == config
+    assert Embeddings(TextConfig(text=str(folders["bert"]), max_tokens=12)).config == config
 
 
 def test_a_changed_config_has_vectors_of_its_own(folders, config, tmp_path):

@@ -436,37 +436,46 @@ def test_headers_that_come_too_slowly_are_not_waited_for(server):
     "::", "::1", "fe80::1", "fe80::1%1", "fc00::1", "fd12::1", "fec0::1", "ff02::1", "2001:db8::1",
     "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::127.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::",
 ])  # fmt: skip
-def test_private_and_reserved_addresses_are_not_public(address):
+def test_private_and_reserved_addresses_are_not_public(monkeypatch, address):
     assert not files.is_public(address)
+    answer = [(0, 0, 0, "", (address, 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
     with pytest.raises(PermissionError, match="host.test is .*, no public address"):
-        files.public_addresses("host.test", lambda *_, **__: [(0, 0, 0, "", (address, 0))])
+        files.public_addresses("host.test")
 
 
-def test_addresses_of_the_internet_are_public():
+def test_addresses_of_the_internet_are_public(monkeypatch):
     addresses = ["93.184.216.34", "2606:2800:220:1::1", "64:ff9b::5db8:d822", "2002:5db8:d822::"]
     answer = [(0, 0, 0, "", (address, 0)) for address in ("10.0.0.1", *addresses, addresses[0])]
-    assert files.public_addresses("host.test", lambda *_, **__: answer) == addresses
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
+        assert files.public_addresses("host.test") == addresses
     assert files.public_addresses("93.184.216.34") == ["93.184.216.34"]
     for private in ("127.0.0.1", "2130706433", "localhost", "0x7f.1"):
         with pytest.raises(PermissionError):
             files.public_addresses(private)
 
 
-def resolver(asked, **hosts):
-    def resolve(host):
-        asked.append(host)
-        return hosts[host] if host in hosts else files.public_addresses(host)
+@pytest.fixture
+def hosts(monkeypatch):
+    """Names in `known` have the addresses given there, as if public; `asked` were looked up."""
+    hosts, public_addresses = SimpleNamespace(known={}, asked=[]), files.public_addresses
 
-    return resolve
+    def look_up(host):
+        hosts.asked.append(host)
+        return hosts.known[host] if host in hosts.known else public_addresses(host)
+
+    monkeypatch.setattr(files, "public_addresses", look_up)
+    return hosts
 
 
-def test_the_address_that_is_connected_to_is_the_one_that_was_checked(server):
+def test_the_address_that_is_connected_to_is_the_one_that_was_checked(server, hosts):
     """The name itself is unknown; so nobody asks for its address once more."""
-    asked, port = [], server.server_port
-    resolve = resolver(asked, good=["127.0.0.1"])
-    assert files.fetch(f"http://good:{port}/good", resolve=resolve) == DATA and asked == ["good"]
-    closed = resolver(asked, good=["127.0.0.3", "127.0.0.1"])  # the first refuses
-    assert files.fetch(f"http://good:{port}/good", resolve=closed) == DATA
+    link = f"http://good:{server.server_port}/good"
+    hosts.known["good"] = ["127.0.0.1"]
+    assert files.fetch(link, public=True) == DATA and hosts.asked == ["good"]
+    hosts.known["good"] = ["127.0.0.3", "127.0.0.1"]  # the first refuses
+    assert files.fetch(link, public=True) == DATA
 
 
 @pytest.mark.parametrize(("to", "says"), [
@@ -478,21 +487,22 @@ def test_the_address_that_is_connected_to_is_the_one_that_was_checked(server):
     ("ftp://good:{port}/good", "unknown url type: ftp"),
     ("file:///etc/hostname", "302"),
 ])  # fmt: skip
-def test_each_redirect_is_checked(server, to, says):
-    asked, port = [], server.server_port
+def test_each_redirect_is_checked(server, hosts, to, says):
+    port = server.server_port
     server.asked.clear()
+    hosts.known["good"] = ["127.0.0.1"]
     server.to = to.format(port=port)
     with pytest.raises(OSError, match=says):
-        files.fetch(f"http://good:{port}/away", resolve=resolver(asked, good=["127.0.0.1"]))
+        files.fetch(f"http://good:{port}/away", public=True)
     assert [path for path, _ in server.asked] == ["/away"]
 
 
-def test_redirects_that_may_be_followed_are(server):
-    asked, port = [], server.server_port
+def test_redirects_that_may_be_followed_are(server, hosts):
+    port = server.server_port
     server.to = f"http://other:{port}/good"
-    resolve = resolver(asked, good=["127.0.0.1"], other=["127.0.0.1"])
-    assert files.fetch(f"http://good:{port}/away", resolve=resolve) == DATA
-    assert asked == ["good", "other"]
+    hosts.known["good"] = hosts.known["other"] = ["127.0.0.1"]
+    assert files.fetch(f"http://good:{port}/away", public=True) == DATA
+    assert hosts.asked == ["good", "other"]
     server.to = f"http://127.0.0.2:{port}/good"  # a link that the person named may lead anywhere
     with pytest.raises(OSError) as error:  # but there nobody listens
         files.fetch(f"http://127.0.0.1:{port}/away")
@@ -506,14 +516,16 @@ def test_only_links_of_the_web_are_opened(url):
         files.fetch(url)
 
 
-def test_a_proxy_of_the_person_may_be_private(server, monkeypatch):
+def test_a_proxy_of_the_person_may_be_private(server, hosts, monkeypatch):
     """It connects, so addresses are checked as far as they are known here."""
     monkeypatch.setenv("http_proxy", server.url)
     monkeypatch.setenv("no_proxy", "")
     server.asked.clear()
-    for known in (files.public_addresses, resolver([], host=["127.0.0.1"])):
-        assert files.fetch("http://host.invalid/good", resolve=known) == DATA
+    hosts.known["known.invalid"] = ["127.0.0.1"]
+    links = ["http://unknown.invalid/good", "http://known.invalid/good"]
+    for link in links:
+        assert files.fetch(link, public=True) == DATA
     for private in ("http://127.0.0.2/good", "http://%31%32%37.0.0.2/good", "http://localhost/"):
         with pytest.raises(OSError, match="no public address"):
-            files.fetch(private, resolve=files.public_addresses)
-    assert [path for path, _ in server.asked] == ["http://host.invalid/good"] * 2
+            files.fetch(private, public=True)
+    assert [path for path, _ in server.asked] == links

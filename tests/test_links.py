@@ -80,7 +80,7 @@ def server(monkeypatch):
     monkeypatch.setattr(links, "RATE", 1000.0)
     monkeypatch.setattr(links, "MAX_BYTES", 4000)
     own = lambda host: [host] if host == "127.0.0.1" else public_addresses(host)  # noqa: E731
-    monkeypatch.setattr(links, "RESOLVE", own)
+    monkeypatch.setattr(files, "public_addresses", own)
     with Quiet(("127.0.0.1", 0), Server) as running:
         running.over = threading.Event()
         serve = partial(running.serve_forever, poll_interval=0.01)
@@ -89,7 +89,7 @@ def server(monkeypatch):
         running.over.set()
         running.shutdown()
     for thread in set(threading.enumerate()).difference(others):
-        if "(work)" in thread.name:
+        if "(worker)" in thread.name:
             thread.join()  # a download that was stopped has left some
 
 
@@ -157,7 +157,7 @@ def test_a_redirect_leads_to_no_private_place(server, tmp_path, name, why):
 
 
 def test_a_link_leads_to_no_private_place(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(links, "RESOLVE", public_addresses)
+    monkeypatch.setattr(files, "public_addresses", public_addresses)
     failures = download_gifs([f"{server}ok_1.gif"], tmp_path)
     assert list(failures.values()) == ["no answer: 127.0.0.1 is 127.0.0.1, no public address"]
     assert not Server.seen

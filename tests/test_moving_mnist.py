@@ -317,7 +317,7 @@ def test_train_and_test_digits_have_nothing_in_common():
 
 
 def test_train_and_test_clips_differ(gray):
-    test = MovingMNIST(gray.config, test=True)
+    test = MovingMNIST(gray.config, held_out=True)
     assert len(test.images) == 360 and len(gray.images) == 1437
     going = lambda data, i: read_sentence(data[i][1])["direction"]  # noqa: E731
     assert sum(going(test, i) == going(gray, i) for i in range(60)) < 30
@@ -384,7 +384,7 @@ def test_the_real_files_are_whole_and_their_captions_true(real_data):
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
     train, labels = read_mnist(folder, test=False)
     assert train.shape == (60000, 20, 20) and len(labels) == 60000
-    data = MovingMNIST(DataConfig(mnist_dir=str(folder)), test=True)
+    data = MovingMNIST(DataConfig(mnist_dir=str(folder)), held_out=True)
     assert data.images.shape == (10000, 16, 16)
     for index in range(50):
         assert_true(data, index)

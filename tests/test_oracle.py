@@ -26,7 +26,7 @@ from tinygif.moving_mnist import (
 )  # fmt: skip
 
 CONFIG = DataConfig(mnist_dir="bundled", hold_out=False)
-DATA = MovingMNIST(CONFIG, test=True)
+DATA = MovingMNIST(CONFIG, held_out=True)
 LIGHT = {vector: name for name, vector in DIRECTIONS.items()}
 
 
@@ -246,7 +246,7 @@ def accuracy(folder: str, count: int, digits: int, **options: object) -> np.ndar
     """Shares right, of `COLUMNS`, of real clips of test digits."""
     config = DataConfig(mnist_dir=folder, digits=digits, hold_out=False, **options)
     captions = make_captions(count, digits, config, seed=1)
-    clips, _ = draw_clips(MovingMNIST(config, test=True), captions)
+    clips, _ = draw_clips(MovingMNIST(config, held_out=True), captions)
     return judge(clips, captions, config).right.mean(0)
 
 

@@ -161,7 +161,7 @@ def test_text_may_stand_for_sentences(pipeline, two):
     (dict(steps=51), "between 1 and T=50 .*got 51"),
     (dict(steps=0), "between 1 and T=50 .*got 0"),
     (dict(frames=5), "multiple of 2.*got 5"),
-    (dict(frames=0), "frames of at least 1, got 0"),
+    (dict(frames=0), "frames from 1 to .*, got 0"),
     (dict(size=18), "multiple of 4.*got 18"),
     (dict(size=0), "size from 1 to .*, got 0"),
     (dict(guidance=-1.0), "guidance from 0 to"),

@@ -173,17 +173,17 @@ def test_what_does_not_fit_is_refused_by_name(kind, tmp_path):
         with pytest.raises(TinygifError, match=message):
             load_tower(folder)
     (folder / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(TinygifError, match="cannot read the weights"):
+    with pytest.raises(TinygifError, match="cannot read the checkpoint"):
         load_tower(folder)
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (dict(shape=[2**40, 24]), "cannot read the weights"),  # 96 TiB
-    (dict(shape=[2**62, 2**62]), "cannot read the weights"),
+    (dict(shape=[2**40, 24]), "cannot read the checkpoint"),  # 96 TiB
+    (dict(shape=[2**62, 2**62]), "cannot read the checkpoint"),
     (dict(shape=[0, 24]), r"has shape \(0, 24\)"),
-    (dict(data_offsets=[0, 2**42]), "cannot read the weights"),
+    (dict(data_offsets=[0, 2**42]), "cannot read the checkpoint"),
     (dict(dtype="I32"), "only numbers of .* got .*'I32'"),
-    (dict(dtype="F64"), "cannot read the weights"),
+    (dict(dtype="F64"), "cannot read the checkpoint"),
 ])  # fmt: skip
 def test_a_header_that_does_not_fit_its_file_is_refused(folders, tmp_path, change, message):
     """Of one array of a file that is right otherwise."""

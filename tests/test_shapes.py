@@ -16,7 +16,7 @@ from tinygif.shapes import CORNERS, MOTIONS, WORDS, Plan, Shapes, draw_plan, dra
 from tinygif.text import Tokenizer, split
 
 CONFIG = DataConfig(dataset="shapes", channels=3)
-DATA, TEST = Shapes(CONFIG), Shapes(CONFIG, test=True)
+DATA, TEST = Shapes(CONFIG), Shapes(CONFIG, held_out=True)
 indices = st.integers(0, 10**9)
 
 

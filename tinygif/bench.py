@@ -9,7 +9,6 @@ A large matrix product is timed in turn with what is measured: their ratio holds
 """
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
@@ -34,19 +33,20 @@ from tinygif import sampler, training
 from tinygif.config import PRESETS, Config, named_keys
 from tinygif.data import Dataset, Slice, prefetch, read_batch
 from tinygif.datasets import defaults, open_dataset
-from tinygif.errors import TinygifError, run_command
+from tinygif.errors import TinygifError, expect, run_command
 from tinygif.files import write_whole
 from tinygif.pipeline import Pipeline
 from tinygif.text import Tokenizer
 from tinygif.training import Batch
 
 AXES = {
-    "frames": (8, 16, 32, 64),
-    "size": (32, 64, 128),
-    "width": (32, 64, 128),
-    "batch_size": (4, 8, 16, 32),
+    ("data", "frames"): (8, 16, 32, 64),
+    ("data", "size"): (32, 64, 128),
+    ("model", "width"): (32, 64, 128),
+    ("train", "batch_size"): (4, 8, 16, 32),
 }
-"""What `--scaling` varies, one field at a time; the batch is 4 unless it is the field."""
+"""The fields of a config that `--scaling` varies, one at a time; the batch is 4 unless it is the
+field."""
 Call = Callable[[], Any]
 
 
@@ -207,27 +207,19 @@ def scaling(config: Config, words: int, repeat: int) -> dict[str, dict]:
     """Milliseconds of loss and gradients when one thing grows, and the exponent that fits them."""
     rows = {}
     base = replace(config, train=replace(config.train, batch_size=4, accumulate=1))
-    for axis, values in AXES.items():
+    for (part, field), values in AXES.items():
         cells = {}
-        for value in tqdm(values, desc=axis, disable=not sys.stderr.isatty()):
-            config, keys = with_value(base, axis, value), named_keys(0)
+        for value in tqdm(values, desc=field, disable=not sys.stderr.isatty()):
+            inner, keys = replace(getattr(base, part), **{field: value}), named_keys(0)
+            config = replace(base, **{part: inner})
             model, schedule = config.init(words, key=keys.init), config.diffusion.build()
             batch = noise(config, words)
             inputs = model, schedule, config, batch.clips, batch.prompts, keys.train
             call = partial(eqx.filter_jit(training.gradients), *inputs)
             times = in_turn({"gradients": call}, repeat)["gradients"]
             cells[str(value)] = 1e3 * float(np.median(times))
-        rows[axis] = {"ms": cells, "exponent": exponent(values, list(cells.values()))}
+        rows[field] = {"ms": cells, "exponent": exponent(values, list(cells.values()))}
     return rows
-
-
-def with_value(config: Config, axis: str, value: int) -> Config:
-    """The config with one of its fields changed, in whichever part it is."""
-    for part in ("data", "model", "train"):
-        inner = getattr(config, part)
-        if axis in {f.name for f in dataclasses.fields(inner)}:
-            return replace(config, **{part: replace(inner, **{axis: value})})
-    raise ValueError(f"expected a field of data, model or train, got {axis!r}")
 
 
 def exponent(sizes: tuple[int, ...], costs: list[float]) -> float:
@@ -317,8 +309,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    if options.repeat < 1:
-        raise TinygifError(f"expected --repeat of at least 1, got {options.repeat}")
+    expect(options.repeat >= 1, "--repeat of at least 1", options.repeat)
     other = None if options.compare is None else read_result(options.compare)
     config = PRESETS[options.preset]
     data = config.data if options.dataset is None else defaults(options.dataset)

@@ -58,7 +58,7 @@ def open_dataset(config: Config) -> tuple[Dataset, Dataset | None, Config]:
     check_fields(data)
     if data.dataset in DATASETS:
         dataset = DATASETS[data.dataset](data)
-        held_out = DATASETS[data.dataset](dataset.config, test=True)
+        held_out = DATASETS[data.dataset](dataset.config, held_out=True)
         return dataset, held_out, replace(config, data=dataset.config)
     folder = Path(data.dataset)
     if not folder.is_dir():

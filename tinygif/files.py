@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from types import SimpleNamespace
 from typing import IO
 from urllib import request as web
 from urllib.error import HTTPError
@@ -136,8 +135,8 @@ def lock(path: Path, waiting: str | None = None) -> Iterator[None]:
                                "choose another --out") from error  # fmt: skip
         print(waiting, flush=True)
         while not held.is_locked:
-            with contextlib.suppress(Timeout, FileNotFoundError):  # its folder may just disappear
-                held.acquire(timeout=1)
+            with contextlib.suppress(FileNotFoundError):  # its folder may just disappear
+                held.acquire()
     except OSError as error:
         raise TinygifError(
             f"cannot write to {path.parent} ({error.strerror}): choose another --out"
@@ -182,38 +181,35 @@ def download(links: list[str], path: Path, digest: str) -> None:
     raise OSError(f"no link gave {path.name}: {reason}")
 
 
-Resolver = Callable[[str], list[str]]
-"""From the name of a host to the addresses of it that may be connected to. Raises OSError if it has
-none."""
-
-
 def fetch(
     url: str, *, title: str | None = None, most: int = 2**28, timeout: float = 10.0,
-    longest: float = 600.0, resolve: Resolver | None = None,
+    longest: float = 600.0, public: bool = False,
 ) -> bytes:  # fmt: skip
     """The bytes that an http or https link answers with. With a title, shows a progress bar.
 
     most: stop once there are more bytes than this. timeout: how many seconds may pass without a
-    byte; longest: how many in all. resolve: for links from data files pass `public_addresses`, so
-    that neither the link nor a redirect leads to this machine or its network. Raises OSError if the
-    answer is missing, cut short or too slow; HTTPError, a kind of OSError, if a server refuses.
+    byte; longest: how many in all. public: for links from data files, so that neither the link nor
+    a redirect leads to this machine or its network. Raises OSError if the answer is missing, cut
+    short or too slow; HTTPError, a kind of OSError, if a server refuses.
     """
     from tqdm import tqdm
 
-    connections = _Connections(resolve)
+    connections = _Connections(public)
     watch = threading.Timer(longest, connections.close)
     watch.daemon = True
     watch.start()
-    parts, size = [], 0
+    data = bytearray()
     try:
         with connections.open(url, timeout) as reply:
             length = reply.headers.get("Content-Length")
             total = int(length) if length and length.isdigit() else None
-            body = SimpleNamespace(read=reply.read1)  # read1 returns what came, read would wait
-            with tqdm.wrapattr(body, "read", total, desc=title, disable=not title) as body:
-                while not connections.closed and size <= most and (part := body.read(1 << 16)):
-                    parts.append(part)
-                    size += len(part)
+            with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=not title) as bar:
+                # read1 returns what has come, read would wait for more
+                for part in iter(partial(reply.read1, 1 << 16), b""):
+                    data += part
+                    bar.update(len(part))
+                    if connections.closed or len(data) > most:
+                        break
             if connections.closed:
                 raise TimeoutError
     except (OSError, HTTPException, ValueError) as error:
@@ -224,17 +220,17 @@ def fetch(
         raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
     finally:
         watch.cancel()
-    if total is not None and size < total and size <= most:
-        raise ConnectionError(f"cut short after {size} of {total} bytes")
-    return b"".join(parts)
+    if total is not None and len(data) < total and len(data) <= most:
+        raise ConnectionError(f"cut short after {len(data)} of {total} bytes")
+    return bytes(data)
 
 
 class _Connections(web.HTTPSHandler, web.HTTPHandler):
-    """Opens http and https links and follows redirects, to addresses that `resolve` allows."""
+    """Opens http and https links and follows redirects; if `public`, to public addresses only."""
 
-    def __init__(self, resolve: Resolver | None):
+    def __init__(self, public: bool):
         super().__init__()
-        self.resolve, self.opened, self.closed = resolve, [], False
+        self.public, self.opened, self.closed = public, [], False
 
     def open(self, url: str, timeout: float) -> HTTPResponse:
         director = web.OpenerDirector()
@@ -249,17 +245,16 @@ class _Connections(web.HTTPSHandler, web.HTTPHandler):
         self, make: Callable[..., HTTPConnection], request: web.Request, **options
     ) -> HTTPResponse:
         """Called by urllib for each link, those of redirects included."""
-        connect = None if self.resolve is None else partial(_connect, self.resolve)
-        if connect and (request.has_proxy() or request._tunnel_host):
+        has_proxy = request.has_proxy() or request._tunnel_host
+        if self.public and has_proxy:
             # The user's proxy makes the connection, and may know names that are unknown here.
-            connect = None
             with contextlib.suppress(socket.gaierror):
-                self.resolve(unquote(urlsplit(request.full_url).hostname or ""))
+                public_addresses(unquote(urlsplit(request.full_url).hostname or ""))
 
         def remember(*args, **kwargs) -> HTTPConnection:
             connection = make(*args, **kwargs)
-            if connect:
-                connection._create_connection = connect
+            if self.public and not has_proxy:
+                connection._create_connection = _connect
             self.opened.append(connection)
             return connection
 
@@ -274,12 +269,12 @@ class _Connections(web.HTTPSHandler, web.HTTPHandler):
 
 
 def _connect(
-    resolve: Resolver, address: tuple[str, int], timeout: float, source: tuple | None = None
+    address: tuple[str, int], timeout: float, source: tuple | None = None
 ) -> socket.socket:
-    """Like `socket.create_connection`, but only to the addresses that `resolve` gives."""
+    """Like `socket.create_connection`, but only to public addresses."""
     host, port = address
     failure = OSError(f"{host} has no address")
-    for ip in resolve(host):
+    for ip in public_addresses(host):
         try:
             return socket.create_connection((ip, port), timeout, source)
         except OSError as error:
@@ -287,9 +282,10 @@ def _connect(
     raise failure
 
 
-def public_addresses(host: str, lookup: Callable = socket.getaddrinfo) -> list[str]:
+def public_addresses(host: str) -> list[str]:
     """The public addresses of a host. Raises PermissionError if it has none."""
-    found = dict.fromkeys(info[4][0] for info in lookup(host, None, type=socket.SOCK_STREAM))
+    answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    found = dict.fromkeys(address[0] for *_, address in answers)
     public = [address for address in found if is_public(address)]
     if not public:
         raise PermissionError(f"{host} is {', '.join(found)}, no public address")

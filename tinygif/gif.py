@@ -11,20 +11,18 @@ but get a colour of the file's palette from Pillow: too rare to justify a parser
 tests hold a small file for each difference.
 """
 
-import io
 import math
-import textwrap
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
-from unicodedata import bidirectional
 
 import numpy as np
 from einops import rearrange
 from jaxtyping import Int, UInt8
-from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
+from PIL import GifImagePlugin, Image
 
-from tinygif.errors import TinygifError
-from tinygif.files import write_whole
+from tinygif.errors import TinygifError, expect
+from tinygif.files import whole_file, write_whole
+from tinygif.labels import draw_labels
 
 MAX_BYTES = 2**26
 """Size up to which a file is read."""
@@ -32,7 +30,6 @@ MAX_CANVAS = 2**24
 """Pixels up to which a frame is read."""
 RGB = tuple[int, int, int]
 WHITE = (255, 255, 255)
-NOT_DRAWN = "(a caption in a script that cannot be drawn here)"
 
 
 class GifError(TinygifError):
@@ -68,10 +65,8 @@ def fps_delays(frames: int, fps: int | float) -> Int[np.ndarray, " {frames}"]:
     A GIF stores hundredths of a second: at 30 fps the delays are 30, 40, 30. Raises TinygifError
     for an fps that a GIF cannot store.
     """
-    if not 100 / 65535 <= fps <= 50:
-        raise TinygifError(
-            f"expected 0.002 <= fps <= 50, got {fps}: a frame of a GIF lasts 20 ms to 11 minutes"
-        )
+    got = f"{fps}: a frame of a GIF lasts 20 ms to 11 minutes"
+    expect(100 / 65535 <= fps <= 50, "0.002 <= fps <= 50", got)
     return 10 * np.diff(np.round(np.arange(frames + 1) * 100 / fps)).astype(int)
 
 
@@ -84,17 +79,13 @@ def write_gif(
     write_whole(Path(path), encode_gif(clip, delays))
 
 
-def read_gif(
-    path: str | Path, max_pixels: int = 2**26, max_frames: int = 1000, background: RGB = WHITE
-) -> tuple[UInt8[np.ndarray, "f h w 3"], Int[np.ndarray, " f"]]:
-    """All frames of a GIF as a player shows them, and their delays in ms.
+def read_gif(path: str | Path) -> tuple[UInt8[np.ndarray, "f h w 3"], Int[np.ndarray, " f"]]:
+    """All frames of a GIF as a player shows them on white, and their delays in ms.
 
-    What is transparent shows `background`. `max_pixels` bounds frames * height * width; the bounds
-    are checked before anything is decoded. Raises GifError for a file that is broken or too large,
-    OSError for one that is missing.
+    Raises GifError for a file that is broken or too large, OSError for one that is missing.
     """
     try:
-        frames, delays = zip(*play_gif(Path(path), max_frames, max_pixels, background), strict=True)
+        frames, delays = zip(*play_gif(Path(path)), strict=True)
     except GifError as error:
         raise GifError(
             f"expected a GIF, could not read {path} ({error}): convert it again, or leave it out"
@@ -108,8 +99,9 @@ def play_gif(
 ) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"] | None, int]]:  # fmt: skip
     """The frames of `read_gif` one by one, each with its delay: a few frames are in memory at once.
 
-    With `wanted`, only frames of these numbers are drawn, for others comes None. The GifError that
-    it raises says in a few words what is wrong with the file.
+    `max_pixels` bounds frames * height * width. The bounds are checked before anything is decoded.
+    `background` and `wanted` are those of `play_image`. The GifError that it raises says in a few
+    words what is wrong with the file.
     """
     check_bytes(path)
     with open(path, "rb") as file:
@@ -184,25 +176,24 @@ def check_bounds(frames: int, width: int, height: int, max_frames: int, max_pixe
 
 
 def resample(
-    clip: UInt8[np.ndarray, "f h w c"], delays: Sequence[int] | np.ndarray, frames: int,
-    span: int | None = None,
-) -> UInt8[np.ndarray, "{frames} h w c"]:  # fmt: skip
-    """The frames that a player shows at 0, 1/frames, 2/frames, ... of the clip's duration.
-
-    With `span`: of the `span` ms in the middle of the clip, which is repeated if it is shorter.
-    """
+    clip: UInt8[np.ndarray, "f h w c"], delays: Sequence[int] | np.ndarray, frames: int
+) -> UInt8[np.ndarray, "{frames} h w c"]:
+    """The frames that a player shows at 0, 1/frames, 2/frames, ... of the clip's duration."""
     if len(delays) != len(clip):
         raise ValueError(
             f"expected a positive delay for each of {len(clip)} frames, got {list(delays)}: pass "
             "both as read_gif gives them"
         )
-    return clip[shown_frames(delays, frames, span)]
+    return clip[shown_frames(delays, frames)]
 
 
 def shown_frames(
     delays: Sequence[int] | np.ndarray, frames: int, span: int | None = None
 ) -> Int[np.ndarray, "{frames}"]:
-    """The numbers of the frames that `resample` takes, of a clip with these delays."""
+    """The numbers of the frames that `resample` takes, of a clip with these delays.
+
+    With `span`: of the `span` ms in the middle of the clip, which is repeated if it is shorter.
+    """
     ends = np.cumsum(np.asarray(delays, np.int64))
     if frames < 1 or len(ends) == 0 or np.diff(ends, prepend=0).min() < 1:
         raise ValueError(
@@ -243,7 +234,7 @@ def grid(
         )
     cells = np.stack([enlarge(clip, scale) for clip in clips])
     if captions is not None:
-        labels = _labels(captions, cells.shape[3])[:, None, :, :, None]
+        labels = draw_labels(captions, cells.shape[3])[:, None, :, :, None]
         extra = labels.shape[3] - cells.shape[3]
         pad = [(0, 0), (0, 0), (0, labels.shape[2]), (extra // 2, extra - extra // 2), (0, 0)]
         cells = np.pad(cells, pad, constant_values=255)
@@ -263,10 +254,8 @@ def check_output(path: str | Path, fps: int | float, frames: int) -> None:
     """
     path = Path(path)
     kind = path.suffix.lower()
-    if kind not in (".gif", ".png", ".mp4"):
-        raise TinygifError(
-            f"expected a path ending in .gif, .png or .mp4, got {str(path)!r}: change the extension"
-        )
+    got = f"{str(path)!r}: change the extension"
+    expect(kind in (".gif", ".png", ".mp4"), "a path ending in .gif, .png or .mp4", got)
     if kind == ".gif":
         fps_delays(frames, fps)
     if kind == ".mp4":
@@ -276,13 +265,9 @@ def check_output(path: str | Path, fps: int | float, frames: int) -> None:
             raise TinygifError(
                 'expected imageio-ffmpeg for .mp4, found none: pip install "tinygif[video]"'
             ) from error
-        if not 0 < fps < math.inf:
-            raise TinygifError(f"expected fps > 0, got {fps}: choose frames a second")
-    if not path.parent.is_dir() or path.is_dir():
-        raise TinygifError(
-            f"expected a file in a folder that exists, got {path}: make the folder "
-            "first, or choose another path"
-        )
+        expect(0 < fps < math.inf, "fps > 0", f"{fps}: choose frames a second")
+    got = f"{path}: make the folder first, or choose another path"
+    expect(path.parent.is_dir() and not path.is_dir(), "a file in a folder that exists", got)
 
 
 def write(path: str | Path, clip: UInt8[np.ndarray, "f h w c"], fps: int | float = 10) -> None:
@@ -294,10 +279,9 @@ def write(path: str | Path, clip: UInt8[np.ndarray, "f h w c"], fps: int | float
         case ".gif":
             write_gif(path, clip, fps)
         case ".png":
-            file = io.BytesIO()
             image = strip(clip)
-            Image.fromarray(image[..., 0] if clip.shape[-1] == 1 else image).save(file, "PNG")
-            write_whole(path, file.getvalue())
+            with whole_file(path) as file:
+                Image.fromarray(image[..., 0] if clip.shape[-1] == 1 else image).save(file, "PNG")
         case ".mp4":
             write_whole(path, _encode_mp4(clip, fps))
 
@@ -325,47 +309,6 @@ def _palette_images(clip: np.ndarray) -> list[Image.Image]:
     for frame in frames:
         frame.putpalette(palette)
     return frames
-
-
-def _labels(captions: Sequence[str], width: int) -> np.ndarray:
-    """Captions in black on white (b, height, width or more), without gray, which fills palettes."""
-    font, captions = _choose_font(captions)
-    wrapper = textwrap.TextWrapper(max(1, width // 5), break_long_words=False)
-    texts = ["\n".join(wrapper.wrap(caption)).replace(" ", "  ") for caption in captions]
-    lines = [line for text in texts for line in text.split("\n")]
-    width = max(width, *(math.ceil(font.getlength(line, "1")) + 2 for line in lines))
-    height = 13 * max(text.count("\n") + 1 for text in texts) + 2
-    images = [Image.new("L", (width, height), 255) for _ in texts]
-    for image, text in zip(images, texts, strict=True):
-        draw = ImageDraw.Draw(image)
-        draw.fontmode = "1"
-        draw.multiline_text((width // 2, 0), text, 0, font, "ma", 2, "center")
-    return np.stack([np.asarray(image) for image in images])
-
-
-def _choose_font(captions: Sequence[str]) -> tuple[ImageFont.FreeTypeFont, list[str]]:
-    """A font for all captions; those in a script that it lacks are replaced by a sentence.
-
-    Pillow's own font has little more than ASCII, the DejaVu of matplotlib also accents, Cyrillic
-    and Greek.
-    """
-    font = ImageFont.load_default(11)
-    if all(_can_draw(font, caption) for caption in captions):
-        return font, list(captions)
-    import matplotlib
-
-    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 10)
-    return font, [text if _can_draw(font, text) else NOT_DRAWN for text in captions]
-
-
-def _can_draw(font: ImageFont.FreeTypeFont, text: str) -> bool:
-    """Whether the font has every letter, and none is written from right to left."""
-    missing = bytes(font.getmask("\uffff", "1"))
-    return not any(
-        bytes(font.getmask(letter, "1")) == missing or bidirectional(letter) in ("R", "AL")
-        for letter in set(text)
-        if not letter.isspace()
-    )
 
 
 def _encode_mp4(clip: np.ndarray, fps: int | float) -> bytes:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tinygif.errors import TinygifError
+from tinygif.errors import TinygifError, expect
 from tinygif.files import sha256
 
 MODEL_FILES = {"config.json": 2**20, "tokenizer.json": 2**27, "model.safetensors": 2**35}
@@ -61,17 +61,13 @@ def find_model(name: str, revision: str | None = None) -> Model:
         check_files(folder, digests)
         return Model(folder, name, folder.name, joint_digest(digests))
     folder = Path(folder).resolve()
-    if missing := missing_files(folder):
-        raise TinygifError(
-            f"expected {', '.join(MODEL_FILES)} in {folder}, got no {', '.join(missing)}"
-        )
+    missing = missing_files(folder)
+    expect(not missing, f"{', '.join(MODEL_FILES)} in {folder}", f"no {', '.join(missing)}")
     digests = file_digests(folder)
     digest = joint_digest(digests)
-    if revision not in (None, digest, digests["model.safetensors"]):
-        raise TinygifError(
-            f"expected the files in {folder} to have SHA-256 {revision}, got {digest}: the "
-            "text-to-GIF model was trained with others; put those back"
-        )
+    fits = revision in (None, digest, digests["model.safetensors"])
+    got = f"{digest}: the text-to-GIF model was trained with others; put those back"
+    expect(fits, f"the files in {folder} to have SHA-256 {revision}", got)
     return Model(folder, str(folder), digest, digest)
 
 
@@ -122,11 +118,9 @@ def fetch_model(name: str, revision: str) -> Path:
             f"{' '.join(MODEL_FILES)} --revision {revision}; then copy it from that cache to the "
             "one here. Or train with --text words."
         ) from error
-    if missing := missing_files(folder):
-        raise TinygifError(
-            f"expected {wanted}, got no {', '.join(missing)}: name a --text-revision that has all "
-            "of them, or a folder"
-        )
+    missing = ", ".join(missing_files(folder))
+    advice = "name a --text-revision that has all of them, or a folder"
+    expect(not missing, wanted, f"no {missing}: {advice}")
     return folder
 
 
@@ -139,8 +133,8 @@ def file_digests(folder: Path) -> dict[str, str]:
     for name, most in MODEL_FILES.items():
         path = folder / name
         try:
-            if (size := path.stat().st_size) > most:
-                raise TinygifError(f"expected at most {most} bytes in {path}, got {size}")
+            size = path.stat().st_size
+            expect(size <= most, f"at most {most} bytes in {path}", size)
             digests[name] = sha256(path)
         except OSError as error:
             raise TinygifError(f"cannot read {path} ({error.strerror})") from error
@@ -160,6 +154,8 @@ def check_files(folder: Path, digests: dict[str, str]) -> None:
     file under its SHA-256 and a small one under git's hash, and links to them. Where the cache has
     no links (on Windows, or in a copy), such files are not checked.
     """
+    from huggingface_hub.utils.sha import git_hash
+
     for name, digest in digests.items():
         path = (folder / name).resolve()
         wanted, got = SHA256.get(folder.name, {}).get(name), digest
@@ -172,8 +168,3 @@ def check_files(folder: Path, digests: dict[str, str]) -> None:
                 f"expected {folder / name} to have the hash {wanted}, got {got}: it is damaged, or "
                 f"not what it says. Delete {path}, and it is downloaded again."
             )
-
-
-def git_hash(data: bytes) -> str:
-    """The name that git gives to a file of this content."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,17 +49,17 @@ class Log:
     """
 
     def __init__(self, folder: Path, step: int, seconds: float, tflop: float):
-        self.folder, self.tflop, self._before = folder, tflop, seconds
+        self.folder, self.tflop = folder, tflop
         kept = [line for line in read_lines(folder) if line["step"] <= step]
         write_whole(folder / FILE, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._began = self._line_began = time.monotonic()
-        self._clips, self._waited, self._steps = 0, 0.0, []
+        self._began = time.monotonic() - seconds
+        self._line_began, self._clips, self._waited, self._steps = time.monotonic(), 0, 0.0, []
         self._running, self._bar = None, None
 
     @property
     def seconds(self) -> float:
         """Seconds of training, those of earlier processes included."""
-        return self._before + time.monotonic() - self._began
+        return time.monotonic() - self._began
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -121,18 +122,28 @@ class Log:
 
     def draw(self) -> None:
         """Plot the loss, and the loss of held-out clips, over the steps."""
-        from matplotlib.figure import Figure
-
         lines = read_lines(self.folder)
-        figure = Figure(figsize=(6, 3.5), layout="constrained")
-        axis = figure.subplots()
-        for name in ("loss", "held_out_loss"):
-            points = [(line["step"], line[name]) for line in lines if is_number(line[name])]
-            if points:
-                axis.plot(*zip(*points), linewidth=1, label=name.replace("_", " "))
-        axis.set(xlabel="step", ylabel="loss", yscale="log")
-        axis.grid(alpha=0.3, which="both")
-        if axis.lines:
-            axis.legend()
-        with whole_file(self.folder / CURVE) as file:
-            figure.savefig(file, dpi=120, format="png")
+        with plot(self.folder / CURVE, xlabel="step", ylabel="loss", yscale="log") as axis:
+            for name in ("loss", "held_out_loss"):
+                points = [(line["step"], line[name]) for line in lines if is_number(line[name])]
+                if points:
+                    axis.plot(*zip(*points), linewidth=1, label=name.replace("_", " "))
+
+
+@contextlib.contextmanager
+def plot(path: Path, **options: Any) -> Iterator[Any]:
+    """The axis of an empty plot, to draw into; it is then written as a PNG.
+
+    options: those of matplotlib's `Axes.set`, such as xlabel.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axis = figure.subplots()
+    yield axis
+    axis.set(**options)
+    axis.grid(alpha=0.3, which="both")
+    if axis.lines:
+        axis.legend()
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=120, format="png")

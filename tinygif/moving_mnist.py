@@ -19,7 +19,7 @@ from jaxtyping import Int, UInt8
 
 from tinygif.config import DataConfig
 from tinygif.data import COLORS
-from tinygif.errors import TinygifError
+from tinygif.errors import TinygifError, expect
 from tinygif.files import cache_dir, download, lock
 
 MIRRORS = (
@@ -73,7 +73,7 @@ class MovingMNIST:
     It starts far enough from the wall ahead to move for half of the clip before it gets there, if
     the clip has room for that.
 
-    With `test` the digits are the test digits, and the same index gives a different clip.
+    With `held_out` the digits are the test digits, and the same index gives a different clip.
     """
 
     size = None
@@ -85,21 +85,17 @@ class MovingMNIST:
     )  # fmt: skip
     """Prompts for the sample GIFs that are written during training."""
 
-    def __init__(self, config: DataConfig, *, test: bool = False):
-        images, labels, source = load_digits(config.mnist_dir, test=test)
-        side = config.digit_size or config.size // 2
-        if not 4 <= side <= config.size * 7 // 8:
-            raise TinygifError(
-                f"expected a digit_size from 4 to {config.size * 7 // 8}, which leaves room to "
-                f"move in a clip of {config.size} pixels, got {side}"
-            )
+    def __init__(self, config: DataConfig, *, held_out: bool = False):
+        images, labels, source = load_digits(config.mnist_dir, test=held_out)
+        side, largest = config.digit_size or config.size // 2, config.size * 7 // 8
+        room = f"which leaves room to move in a clip of {config.size} pixels"
+        expect(4 <= side <= largest, f"a digit_size from 4 to {largest}, {room}", side)
         self.images, self.labels, self.source = resize(images, side), labels, source
-        digest = config.digits_hash if test else hash_digits(images, labels)
-        if config.digits_hash not in (None, digest):
-            raise TinygifError(f"expected the digits that the run was trained on, got others in "
-                               f"{source}: restore the old ones, or start a new run")  # fmt: skip
+        digest = config.digits_hash if held_out else hash_digits(images, labels)
+        got = f"others in {source}: restore the old ones, or start a new run"
+        expect(config.digits_hash in (None, digest), "the digits that the run was trained on", got)
         self.config = replace(config, mnist_dir=source, digits_hash=digest)
-        self.seed = 1 if test else 0
+        self.seed = 1 if held_out else 0
         self.about = f"{len(images)} digits of {source}"
 
     def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w c"], str]:
@@ -117,7 +113,7 @@ class MovingMNIST:
         for _ in range(rng.integers(1, config.digits + 1)):
             i = int(rng.integers(len(self.images)))
             digit, color = int(self.labels[i]), str(rng.choice(DIGIT_COLORS))
-            direction = self._direction(rng, digit)
+            direction = str(rng.choice(self.directions_of(digit)))
             speed = "" if direction == "still" else str(rng.choice(list(SPEEDS)))
             self.draw(clip, rng, i, direction, speed, color)
             color_word = color if config.channels == 3 else ""
@@ -129,26 +125,25 @@ class MovingMNIST:
         """Every caption of a clip with one digit; for two digits there are millions."""
         color_words = DIGIT_COLORS if self.config.channels == 3 else ("",)
         sentences = []
-        for digit, direction, color in itertools.product(range(10), DIRECTIONS, color_words):
-            if not self.config.hold_out or (digit, direction) not in HELD_OUT:
+        for digit in range(10):
+            for direction, color in itertools.product(self.directions_of(digit), color_words):
                 for speed in SPEEDS if direction != "still" else ("",):
                     sentences += wordings(digit, direction, speed, color)
         return sentences
 
+    def directions_of(self, digit: int) -> list[str]:
+        """The directions in which a digit may move."""
+        avoided = HELD_OUT if self.config.hold_out else ()
+        return [name for name in DIRECTIONS if (digit, name) not in avoided]
+
     def draw(
         self, clip: UInt8[np.ndarray, "f h w c"], rng: np.random.Generator, i: int,
-        direction: str, speed: str, color: str = "white",
+        direction: str, speed: str, color: str,
     ) -> None:  # fmt: skip
         """Draw digit number i into every frame of a clip, moving from a random start."""
         paint = np.array(COLORS[color] if self.config.channels == 3 else [255]) / 255
         stroke = (self.images[i][..., None] * paint).astype(np.uint8)
         draw_digit(clip, stroke, self._path(rng, direction, speed, len(clip)))
-
-    def _direction(self, rng: np.random.Generator, digit: int) -> str:
-        names = list(DIRECTIONS)
-        if self.config.hold_out:
-            names = [name for name in names if (digit, name) not in HELD_OUT]
-        return str(rng.choice(names))
 
     def _path(
         self, rng: np.random.Generator, direction: str, speed: str, frames: int
@@ -235,17 +230,15 @@ def load_digits(
     set of its own, and of the bundled digits every fifth is for tests. Raises TinygifError for
     damaged or missing files in `mnist_dir`.
     """
-    folder = Path(mnist_dir) if mnist_dir else cache_dir() / "mnist"
     if mnist_dir is None:
         try:
-            download_mnist(folder)
+            mnist_dir = str(download_mnist())
         except (OSError, TinygifError) as error:
             print(f"MNIST: no download ({error}); using the 1,797 bundled digits (UCI optdigits).",
                   file=sys.stderr)  # fmt: skip
             mnist_dir = BUNDLED
-    if mnist_dir == BUNDLED:
-        return *bundled_digits(test), BUNDLED
-    return *read_mnist(folder, test), str(folder)
+    digits = bundled_digits(test) if mnist_dir == BUNDLED else read_mnist(Path(mnist_dir), test)
+    return *digits, mnist_dir
 
 
 def read_mnist(
@@ -277,14 +270,17 @@ def bundled_digits(test: bool) -> tuple[UInt8[np.ndarray, "n 8 8"], Int[np.ndarr
     return images[chosen], labels[chosen]
 
 
-def download_mnist(folder: Path) -> None:
-    """Download those of the four files that the folder lacks. Raises OSError if no mirror has one.
+def download_mnist() -> Path:
+    """The folder of the cache, after downloading those of the four files that it lacks.
 
     If several runs start together, one downloads and the others wait, so all get the same digits.
+    Raises OSError if no mirror has a file.
     """
+    folder = cache_dir() / "mnist"
     if all((folder / name).exists() for name in SHA256):
-        return
+        return folder
     with lock(folder.with_name(f".{folder.name}.lock"), "MNIST: another run downloads it; waiting"):
         for name, digest in SHA256.items():
             if not (folder / name).exists():
                 download([mirror + name for mirror in MIRRORS], folder / name, digest)
+    return folder

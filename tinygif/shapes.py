@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from tinygif.config import DataConfig
 from tinygif.data import COLORS
-from tinygif.errors import TinygifError
+from tinygif.errors import expect
 
 CORNERS = {"circle": 90, "square": 4, "triangle": 3, "star": 10}
 MOTIONS = {
@@ -45,8 +45,8 @@ class Plan(NamedTuple):
 class Shapes:
     """An endless data set of captioned clips; the same index gives the same clip.
 
-    With `test` the same index gives another clip, one that training never shows: sizes and places
-    are real numbers, so no two clips are the same.
+    With `held_out` the same index gives another clip, one that training never shows: sizes and
+    places are real numbers, so no two clips are the same.
     """
 
     size = None
@@ -64,13 +64,11 @@ class Shapes:
     """Examples to draw while training."""
     about = f"{len(CORNERS)} shapes in {len(COLORS)} colours and {len(MOTIONS)} motions"
 
-    def __init__(self, config: DataConfig, *, test: bool = False):
-        if config.channels != 3 or config.size < SMALLEST:
-            raise TinygifError(
-                f"expected 3 channels, for the colours, and a size of at least {SMALLEST}, got "
-                f"{config.channels} and {config.size}: change --channels or --size"
-            )
-        self.config, self.seed = config, 1 if test else 0
+    def __init__(self, config: DataConfig, *, held_out: bool = False):
+        what = f"3 channels, for the colours, and a size of at least {SMALLEST}"
+        got = f"{config.channels} and {config.size}: change --channels or --size"
+        expect(config.channels == 3 and config.size >= SMALLEST, what, got)
+        self.config, self.seed = config, 1 if held_out else 0
 
     def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w 3"], str]:
         return self.example(index, self.config.frames)

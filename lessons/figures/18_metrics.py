@@ -60,7 +60,7 @@ def bias(path: Path, d: int = 39) -> None:
 def damage(path: Path) -> None:
     """Real clips, mirrored, backwards: what was asked for, and what the oracle saw."""
     captions = [make_captions(90, 1, CONFIG)[i] for i in (36, 63)]
-    clips, _ = draw_clips(MovingMNIST(CONFIG, test=True), captions, seed=1)
+    clips, _ = draw_clips(MovingMNIST(CONFIG, held_out=True), captions, seed=1)
     cells, texts = [], []
     for i in range(len(captions)):
         for x in (clips, clips[:, :, :, ::-1], clips[:, ::-1]):

@@ -53,12 +53,8 @@ class Show:
 
 def main(command: Prepare | Show) -> None:
     if isinstance(command, Prepare):
-        source, out = command.source, command.out
-        print(f"{source} to {out}", flush=True)
-        prepare_clips(
-            source, out, command.settings, workers=command.workers, videos=command.videos,
-            split=command.split, limit=command.limit,
-        )  # fmt: skip
+        print(f"{command.source} to {command.out}", flush=True)
+        out = prepare_clips(**vars(command))  # its arguments have the names of the flags
         print(f"{statistics(out)}\nnow:  python train.py --dataset {out}")
     else:
         print(statistics(command.folder))

@@ -11,8 +11,8 @@ from jaxtyping import Bool, UInt8
 
 from tinygif import gif
 from tinygif.clips.prepare import map_clips, read_report, read_rows
-from tinygif.config import DataConfig, check_range
-from tinygif.errors import TinygifError
+from tinygif.config import DataConfig
+from tinygif.errors import TinygifError, expect
 from tinygif.text import split
 
 MIRROR = {"left": "right", "right": "left"}
@@ -192,7 +192,7 @@ def statistics(folder: Path) -> str:
 
 def show_clips(folder: Path, out: Path, count: int) -> None:
     """Write a captioned grid GIF of clips from all over a prepared folder."""
-    check_range("count", count, 1, None)
+    expect(count >= 1, "count of at least 1", count)
     rows, settings, array = read_rows(folder), read_report(folder)["settings"], map_clips(folder)
     chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
     captions = [next(iter(rows[i]["captions"]), "") for i in chosen]

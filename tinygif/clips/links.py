@@ -6,15 +6,15 @@ The links come from files that somebody else wrote, so only public addresses are
 import contextlib
 import hashlib
 import json
-import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from urllib.error import HTTPError
 
 from tinygif.errors import TinygifError
-from tinygif.files import fetch, lock, public_addresses, write_whole
+from tinygif.files import fetch, lock, write_whole
 from tinygif.gif import MAX_BYTES
 
 TRIES, TIMEOUT, LONGEST = 3, 10.0, 60.0  # attempts; seconds without a byte; seconds in all
@@ -23,8 +23,6 @@ MAX_SILENT = 50  # this many links in a row without an answer mean that there is
 BUSY, GONE = (408, 425, 429, 500, 502, 503, 504), (404, 410)  # HTTP status codes
 FOR_GOOD, FOR_NOW = ("dead link", "too large"), ("refused", "no answer")
 """The first words of the reason why a link gave no GIF: of permanent and of temporary reasons."""
-RESOLVE = public_addresses
-"""The addresses to which links may lead."""
 
 
 def file_name(url: str) -> str:
@@ -91,34 +89,12 @@ def fetch_gifs(urls: list[str]) -> Iterator[tuple[str, bytes | None, str]]:
 
     If the caller stops early, it does not wait for the requests that are under way.
     """
-    todo, answers, stop = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
-    for url in urls:
-        todo.put(url)
-
-    def work() -> None:
-        with contextlib.suppress(queue.Empty):
-            while not stop.is_set():
-                url = todo.get_nowait()
-                try:
-                    answers.put((url, *fetch_gif(url, stop)))
-                except BaseException as error:
-                    answers.put(error)
-
-    try:
-        for _ in range(min(THREADS, len(urls))):
-            threading.Thread(target=work, daemon=True).start()
-        answered = 0
-        while answered < len(urls):
-            try:
-                answer = answers.get(timeout=0.5)  # without a timeout, Ctrl-C might be missed
-            except queue.Empty:
-                continue
-            if isinstance(answer, BaseException):
-                raise answer
-            answered += 1
-            yield answer
-    finally:
-        stop.set()
+    stop = threading.Event()
+    with ThreadPool(THREADS) as pool:  # its threads do not keep a process that ends
+        try:
+            yield from pool.imap_unordered(lambda url: (url, *fetch_gif(url, stop)), urls)
+        finally:
+            stop.set()
 
 
 def fetch_gif(url: str, stop: threading.Event) -> tuple[bytes | None, str]:
@@ -129,7 +105,7 @@ def fetch_gif(url: str, stop: threading.Event) -> tuple[bytes | None, str]:
             break
         wait_for_turn()
         try:
-            data = fetch(url, most=MAX_BYTES, timeout=TIMEOUT, longest=LONGEST, resolve=RESOLVE)
+            data = fetch(url, most=MAX_BYTES, timeout=TIMEOUT, longest=LONGEST, public=True)
         except HTTPError as error:
             if error.code not in BUSY:
                 return None, f"{'dead link' if error.code in GONE else 'refused'}: {error.code}"

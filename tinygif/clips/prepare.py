@@ -29,7 +29,7 @@ from PIL import Image, ImageOps
 
 from tinygif import gif
 from tinygif.clips.links import FOR_NOW
-from tinygif.clips.sources import VIDEOS, Item, collect, play
+from tinygif.clips.sources import VIDEOS, Item, collect, is_link, play
 from tinygif.errors import TinygifError, expect
 from tinygif.files import cache_dir, check_room, lock, sha256, whole_file, write_whole
 
@@ -54,8 +54,8 @@ class Settings:
     """Cut to a square, or add white bars."""
 
     def __post_init__(self):
-        if self.size < 1 or self.frames < 1 or (self.fps is not None and not 0 < self.fps <= 50):
-            raise TinygifError(f"expected size and frames of at least 1, 0 < fps <= 50, got {self}")
+        fits = self.size >= 1 and self.frames >= 1 and (self.fps is None or 0 < self.fps <= 50)
+        expect(fits, "size and frames of at least 1, 0 < fps <= 50", self)
 
 
 # ---- one file --------------------------------------------------------------------------------
@@ -69,16 +69,15 @@ def read_clip(path: Path, settings: Settings) -> tuple[UInt8[np.ndarray, "f s s 
     """
     pad = partial(ImageOps.pad, color=gif.WHITE)
     fit = {"center": ImageOps.fit, "letterbox": pad}[settings.crop]
-
-    def shrink(frame: np.ndarray) -> np.ndarray:
-        side = (settings.size, settings.size)
-        return np.asarray(fit(Image.fromarray(frame), side, Image.Resampling.BICUBIC))
-
+    shape = (settings.size, settings.size)
     span = None if settings.fps is None else round(1000 * settings.frames / settings.fps)
     delays = [delay for _, delay in play(path, wanted=())]
     numbers = gif.shown_frames(delays, settings.frames, span).tolist()
     frames = enumerate(play(path, wanted=set(numbers)))
-    shrunk = {number: shrink(frame) for number, (frame, _) in frames if frame is not None}
+    shrunk = {
+        number: np.asarray(fit(Image.fromarray(frame), shape, Image.Resampling.BICUBIC))
+        for number, (frame, _) in frames if frame is not None
+    }  # fmt: skip
     return np.stack([shrunk[number] for number in numbers]), delays
 
 
@@ -176,7 +175,7 @@ def fingerprint(items: list[Item], settings: Settings) -> str:
     digest = hashlib.sha256(json.dumps([VERSION, asdict(settings)]).encode())
     for item in tqdm(items, "reading", leave=False, delay=1):
         digest.update(json.dumps([item.name, item.captions]).encode())
-        if not item.is_link:
+        if not is_link(item.name):
             with contextlib.suppress(OSError):  # a file that cannot be read will be skipped
                 digest.update(sha256(item.path).encode() if item.path else b"missing")
     return digest.hexdigest()
@@ -199,7 +198,9 @@ def decode(
         digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
         files.append(work / f"{number:06d}-{digest}.npz")
     jobs = [job for job in zip(groups, files) if not job[1].exists()]
-    workers = workers or min(count_cores(), MAX_WORKERS, 1 + len(jobs) // 8)
+    is_linux = hasattr(os, "sched_getaffinity")  # there a process may be limited to some cores
+    cores = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
+    workers = workers or min(cores, MAX_WORKERS, 1 + len(jobs) // 8)
     done = len(items) - sum(len(group) for group, _ in jobs)
     bar = tqdm(total=len(items), initial=done, desc="preparing", unit="clip")
     run_job = partial(write_part, settings=settings)
@@ -217,12 +218,6 @@ def decode(
         finally:
             pool.shutdown(cancel_futures=True)
     return files
-
-
-def count_cores() -> int:
-    """The cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -306,20 +301,19 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 def check_digest(folder: Path, name: str, report: dict[str, Any]) -> None:
     """Refuse a file of a prepared folder that is not, byte for byte, what was written."""
-    if report["sha256"].get(name, digest := sha256(folder / name)) != digest:
+    if report["sha256"].get(name) not in (None, sha256(folder / name)):
         raise ValueError(f"{name} is damaged: its SHA-256 is not the one in {REPORT}")
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """A row for each clip of a prepared folder: name, captions, frames, duration in ms, static."""
     report = read_report(folder)
-    kept = report["kept"]
     with expect_prepared(folder):
         check_digest(folder, CAPTIONS, report)
         lines = (folder / CAPTIONS).read_text(encoding="utf-8").split("\n")
         rows = [json.loads(line) for line in lines if line]
-        if len(rows) != kept:
-            raise ValueError(f"{len(rows)} lines of captions for {kept} clips")
+        if len(rows) != report["kept"]:
+            raise ValueError(f"{len(rows)} lines of captions for {report['kept']} clips")
         return rows
 
 

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from tinygif.clips.links import download_gifs, file_name
-from tinygif.errors import TinygifError
+from tinygif.errors import TinygifError, expect
 from tinygif.files import cache_dir
 from tinygif.gif import WHITE, check_bounds, check_bytes, play_gif, play_image
 
@@ -29,6 +29,9 @@ TABLES = ("captions.tsv", "captions.csv", "metadata.csv", "metadata.jsonl")
 FILE_COLUMNS = ("file_name", "filename", "file", "path", "name")
 CAPTION_COLUMNS = ("caption", "captions", "text")
 MAX_FRAMES, MAX_PIXELS = 3000, 2**29  # of one file: what can be decoded in seconds
+
+Frames = Iterator[tuple[UInt8[np.ndarray, "h w 3"] | None, int]]
+"""The frames of a file, drawn on white, each with its delay in ms; None for one left out."""
 
 
 class Item(NamedTuple):
@@ -42,10 +45,6 @@ class Item(NamedTuple):
     captions: tuple[str, ...]
     why: str = ""
 
-    @property
-    def is_link(self) -> bool:
-        return self.name.startswith(("http://", "https://"))
-
 
 def collect(
     source: Path, videos: Path | None = None, split: str | None = None, limit: int | None = None
@@ -58,11 +57,9 @@ def collect(
     """
     if source.is_dir():
         return folder_items(source)[:limit]
-    if not source.is_file() or source.suffix not in (".tsv", ".json"):
-        raise TinygifError(
-            f"expected a folder of clips, TGIF's .tsv or MSR-VTT's .json, got {source}"
-            + ("" if source.exists() else ", which is not there")
-        )
+    is_table = source.is_file() and source.suffix in (".tsv", ".json")
+    got = f"{source}" if source.exists() else f"{source}, which is not there"
+    expect(is_table, "a folder of clips, TGIF's .tsv or MSR-VTT's .json", got)
     if source.suffix == ".json":
         return msrvtt_items(source, videos or source.parent, split)[:limit]
     return tgif_items(source, cache_dir() / "tgif", split, limit)
@@ -179,12 +176,9 @@ def read_json_line(line: str, place: str) -> Iterator[tuple[str, str]]:
 # ---- files -----------------------------------------------------------------------------------
 
 
-def play(
-    path: Path, wanted: Container[int] | None = None
-) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"] | None, int]]:
-    """The frames of a file one by one, drawn on white, each with its delay in ms.
+def play(path: Path, wanted: Container[int] | None = None) -> Frames:
+    """The frames of a file one by one. With `wanted`, only those with these numbers are drawn.
 
-    With `wanted`, only the frames with these numbers are drawn; for the others it yields None.
     Raises GifError, with the reason in a few words, for a file that is too large or not a GIF. For
     other broken files the decoders may raise any exception.
     """
@@ -193,18 +187,14 @@ def play(
     return (play_picture if path.suffix.lower() in PICTURES else play_video)(path, wanted)
 
 
-def play_picture(
-    path: Path, wanted: Container[int] | None
-) -> Iterator[tuple[np.ndarray | None, int]]:
+def play_picture(path: Path, wanted: Container[int] | None) -> Frames:
     """The frames of a WebP or APNG, by Pillow."""
     check_bytes(path)
     with Image.open(path, formats=["WEBP", "PNG"]) as image:
         yield from play_image(image, MAX_FRAMES, MAX_PIXELS, WHITE, wanted)
 
 
-def play_video(
-    path: Path, wanted: Container[int] | None
-) -> Iterator[tuple[np.ndarray | None, int]]:
+def play_video(path: Path, wanted: Container[int] | None) -> Frames:
     """The frames of an MP4 or WebM, by ffmpeg."""
     import imageio_ffmpeg
 
@@ -236,9 +226,8 @@ def msrvtt_items(source: Path, folder: Path, split: str | None) -> list[Item]:
         ) from error
     long_name = lambda part: "validate" if part == "val" else part  # noqa: E731
     names = [name for name in names if split is None or long_name(parts[name]) == long_name(split)]
-    if not names:
-        raise TinygifError(f"expected a split of {sorted(set(map(str, parts.values())))} in "
-                          f"{source}, got {split!r}")  # fmt: skip
+    what = f"a split of {sorted(set(map(str, parts.values())))} in {source}"
+    expect(len(names) > 0, what, repr(split))
     clips = {path.stem: path for path in folder.glob("*.mp4") if path.is_file()}
     return [
         Item(name, clips.get(name), tuple(captions.get(name, ())),
@@ -250,13 +239,18 @@ def msrvtt_items(source: Path, folder: Path, split: str | None) -> list[Item]:
 # ---- TGIF ------------------------------------------------------------------------------------
 
 
+def is_link(name: str) -> bool:
+    """Whether a clip's name is a link, rather than a path."""
+    return name.startswith(("http://", "https://"))
+
+
 def tgif_items(source: Path, folder: Path, split: str | None, limit: int | None) -> list[Item]:
     """The clips that a TSV links to; those that the folder lacks are downloaded."""
     rows = [line.partition("\t") for line in read_text(source).split("\n") if line.strip()]
     captions = gather((url.strip(), sentence) for url, _, sentence in rows)
-    if not captions or not all(url.startswith(("http://", "https://")) for url in captions):
-        strange = [url for url in captions if not url.startswith("http")]
-        raise TinygifError(f"expected lines of link TAB sentence in {source}, got {strange[:1]}")
+    others = [url for url in captions if not is_link(url)]
+    fits = len(captions) > 0 and not others
+    expect(fits, f"lines of link TAB sentence in {source}", others[:1])
     if split is not None:
         wanted = set(read_text(Path(split)).split())
         captions = {url: texts for url, texts in captions.items() if url in wanted}

@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Key, UInt8
 
 from tinygif.config import TextConfig
-from tinygif.errors import TinygifError
+from tinygif.errors import expect
 from tinygif.towers.embeddings import Embeddings, resolve_tower
 from tinygif.towers.pretrained import (
     CLIP_BLOCK,
@@ -113,8 +113,8 @@ class ClipScore:
         self.embeddings = Embeddings(config)
         folder = self.embeddings.folder
         model_config = read_config(folder)
-        if model_config["model_type"] != "clip" or "vision_config" not in model_config:
-            raise TinygifError(f"expected a CLIP model with an image tower, got {config.text}")
+        has_images = model_config["model_type"] == "clip" and "vision_config" in model_config
+        expect(has_images, "a CLIP model with an image tower", config.text)
         sizes = IMAGE_SIZES | tower_config(model_config, "vision", folder)
         sizes["projection_dim"] = model_config.get("projection_dim", 512)
         self.side = check_sizes(sizes, IMAGE_SIZES, folder)["image_size"]

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from tinygif.config import Config
-from tinygif.errors import TinygifError
+from tinygif.errors import expect
 from tinygif.files import check_room, write_whole
 from tinygif.metrics import stats
 from tinygif.metrics.clip_score import ClipScore
@@ -171,15 +171,10 @@ def check_request(
     digits_for: the requested option that needs a checkpoint of moving digits, if there is one.
     """
     dataset = pipeline.config.data.dataset
-    if digits_for and dataset != "moving_mnist":
-        raise TinygifError(
-            f"expected a checkpoint of moving_mnist for {digits_for}, got one of {dataset}: leave "
-            "that option out"
-        )
-    if count < MIN_COUNT:
-        raise TinygifError(
-            f"expected a count of at least {MIN_COUNT}, for the statistics, got {count}"
-        )
+    if digits_for:
+        got = f"one of {dataset}: leave that option out"
+        expect(dataset == "moving_mnist", f"a checkpoint of moving_mnist for {digits_for}", got)
+    expect(count >= MIN_COUNT, f"a count of at least {MIN_COUNT}, for the statistics", count)
     if out is not None:
         check_room(out, ROOM, "an evaluation")
 

@@ -22,7 +22,7 @@ import tyro
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key, Shaped, UInt8
 
-from tinygif.errors import TinygifError, run_command
+from tinygif.errors import expect, run_command
 from tinygif.files import whole_file
 from tinygif.metrics.tracker import BOX, CANVAS, Light, Mask, along, guesses, track
 from tinygif.moving_mnist import BUNDLED, bundled_digits, load_digits, resize
@@ -30,6 +30,7 @@ from tinygif.moving_mnist import BUNDLED, bundled_digits, load_digits, resize
 WEIGHTS = Path(__file__).parent / "oracle.npz"
 VIEW = 20  # pixels: the side of what the net sees, a digit in a box of 16 in it
 PIECE = 50  # clips read at once, so that they stay in the processor's cache
+BATCH = 512  # digits that are cut out, or that the net sees, at once
 
 Digits = UInt8[np.ndarray, "n s s"]
 """Digits white on black, in boxes of s x s pixels as a clip draws them."""
@@ -155,11 +156,11 @@ def offset(image: Float[np.ndarray, "*b s s"]) -> Float[np.ndarray, "*b 2"]:
     return np.stack([x.sum(-2) @ position / total, x.sum(-1) @ position / total], -1)
 
 
-def views_of(digits: Digits, piece: int = 2000) -> Views:
+def views_of(digits: Digits) -> Views:
     """Single digits, without a clip around them, as the net sees them."""
     parts, side = [], digits.shape[-1]
-    for i in range(0, len(digits), piece):
-        light = digits[i : i + piece, None].astype(np.float32) / 255
+    for i in range(0, len(digits), BATCH):
+        light = digits[i : i + BATCH, None].astype(np.float32) / 255
         middle = np.full((len(light), 1, 2), side / 2)
         parts.append(view_along(light, np.zeros(light.shape, bool), middle, side)[0][:, 0])
     return np.concatenate(parts)
@@ -201,13 +202,13 @@ def load_net() -> DigitNet:
 
 
 def classify(
-    views: Views, net: DigitNet | None = None, piece: int = 512
+    views: Views, net: DigitNet | None = None
 ) -> tuple[Float[np.ndarray, "n 10"], Float[np.ndarray, "n d"]]:
     """Log-probabilities of the ten digits, and features. By default with the net that ships."""
     net, parts = net or load_net(), []
-    for i in range(0, max(1, len(views)), piece):
-        x = views[i : i + piece]
-        full = np.pad(x, [(0, piece - len(x)), (0, 0), (0, 0)])  # one shape, one compilation
+    for i in range(0, max(1, len(views)), BATCH):
+        x = views[i : i + BATCH]
+        full = np.pad(x, [(0, BATCH - len(x)), (0, 0), (0, 0)])  # one shape, one compilation
         parts.append([np.asarray(part)[: len(x)] for part in _classify(net, full)])
     scores, features = (np.concatenate(part) for part in zip(*parts))
     return scores, features
@@ -227,7 +228,7 @@ def augment(digits: Digits, rng: np.random.Generator) -> Views:
     x = views_of(resize(digits, int(rng.integers(10, 25))))[:, None]
     shift = np.round(rng.uniform(-1.6, 1.6, (len(x), 1, 2))).astype(int)
     x = cut_out(x, np.zeros(x.shape, bool), shift, VIEW)[:, 0]
-    draw = lambda low, high: rng.uniform(low, high, (len(x), 1, 1))  # noqa: E731
+    draw = functools.partial(rng.uniform, size=(len(x), 1, 1))
     x = draw(0.7, 1.1) * (x + draw(0, 0.6) * (blurred(x) - x))
     x += draw(0, 0.12) * rng.standard_normal(x.shape)
     return np.clip(x, 0, 1).astype(np.float32)
@@ -291,10 +292,8 @@ class Options:
 
 def main(options: Options) -> None:
     digits, labels, source = load_digits(options.mnist_dir)
-    if source == BUNDLED:
-        raise TinygifError(
-            "expected MNIST's digits, got the bundled ones: name another --mnist-dir"
-        )
+    got = "the bundled ones: name another --mnist-dir"
+    expect(source != BUNDLED, "MNIST's digits", got)
     if options.train:
         net = train_net([(digits, labels), bundled_digits(test=False)])
         arrays = [np.asarray(leaf, np.float16) for leaf in jax.tree.leaves(net)]

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from tinygif.config import DataConfig
-from tinygif.errors import TinygifError
+from tinygif.errors import expect
 from tinygif.metrics.oracle import Reading, read_digits
 from tinygif.moving_mnist import (
     BUNDLED,
@@ -39,11 +39,9 @@ def parse_caption(sentence: str) -> tuple[MovingDigit, ...]:
         named = [i for i, name in enumerate(NAMES) if {str(i), name} & set(words)]
         direction = " ".join(word for word in words if word in DIRECTIONS)
         direction = "still" if "not" in words else direction
-        if len(named) != 1 or direction not in DIRECTIONS:
-            raise TinygifError(
-                f"expected one digit and one direction in {part!r}, as in 'a 7 moving up left "
-                f"slowly', got digits {named} and direction {direction!r}"
-            )
+        what = f"one digit and one direction in {part!r}, as in 'a 7 moving up left slowly'"
+        got = f"digits {named} and direction {direction!r}"
+        expect(len(named) == 1 and direction in DIRECTIONS, what, got)
         speed = "quickly" if "fast" in words else "".join(w for w in words if w in SPEEDS)
         digits.append((named[0], direction, speed))
     return tuple(digits)
@@ -102,7 +100,7 @@ def unseen_data(config: DataConfig) -> MovingMNIST:
     folder = config.mnist_dir
     if folder not in (None, BUNDLED) and not Path(folder).is_dir():
         folder = None
-    return MovingMNIST(replace(config, mnist_dir=folder, digits_hash=None), test=True)
+    return MovingMNIST(replace(config, mnist_dir=folder, digits_hash=None), held_out=True)
 
 
 def are_trained_on(config: DataConfig, checkpoint: DataConfig) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from tinygif import gif
-from tinygif.files import whole_file
+from tinygif.log import plot
 
 Sample = Callable[[Sequence[str]], UInt8[np.ndarray, "b f h w c"]]
 """A function that generates a clip for each prompt."""
@@ -85,10 +85,10 @@ def format_row(label: str, row: dict[str, Any] | None) -> str:
     return f"{label}{row['n']:5}  " + "   ".join(texts)
 
 
-def write_failures(path: Path, evaluation: Evaluation, fps: int, most: int = 36) -> None:
-    """A GIF of clips that are not all right, each with what was expected and observed."""
+def write_failures(path: Path, evaluation: Evaluation, fps: int) -> None:
+    """A GIF of up to 36 clips that are not all right, with what was expected and observed."""
     rows = evaluation.result.get("clips", [])
-    wrong = [i for i, row in enumerate(rows) if not row["right"]][:most]
+    wrong = [i for i, row in enumerate(rows) if not row["right"]][:36]
     path.unlink(missing_ok=True)
     if wrong:
         texts = [f"{rows[i]['expected']} / {rows[i]['observed']}" for i in wrong]
@@ -99,18 +99,11 @@ def write_failures(path: Path, evaluation: Evaluation, fps: int, most: int = 36)
 
 def draw_sweep(path: Path, name: str, rows: dict[str, Any]) -> None:
     """Percent right over the values of a setting, with intervals; real clips are the last."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axis, positions = figure.subplots(), np.arange(len(rows))
-    columns = [column for column in rows["real"] if column != "n"]
-    for k, column in enumerate(columns):
-        cells = [row[column] for row in rows.values()]
-        middle, *ends = np.array([[c[key] for c in cells] for key in ("percent", "low", "high")])
-        bars = np.abs(ends - middle)
-        axis.errorbar(positions + 0.05 * k, middle, bars, label=column, marker="o", capsize=2)
-    axis.set(xticks=positions, xticklabels=list(rows), xlabel=name, ylabel="percent right")
-    axis.grid(alpha=0.3)
-    axis.legend()
-    with whole_file(path) as file:
-        figure.savefig(file, dpi=120, format="png")
+    positions, columns = np.arange(len(rows)), [column for column in rows["real"] if column != "n"]
+    options = dict(xticks=positions, xticklabels=list(rows), xlabel=name, ylabel="percent right")
+    with plot(path, **options) as axis:
+        for k, column in enumerate(columns):
+            cells = [row[column] for row in rows.values()]
+            middle, *ends = np.array([[c[i] for c in cells] for i in ("percent", "low", "high")])
+            bars = np.abs(ends - middle)
+            axis.errorbar(positions + 0.05 * k, middle, bars, label=column, marker="o", capsize=2)

@@ -1,7 +1,5 @@
 """What a clip of shapes shows, measured in its pixels, without anything trained. Lesson 18."""
 
-from itertools import permutations
-
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -50,15 +48,13 @@ def separate_colors(
     x, names = clip.astype(float), {name: np.array(rgb, float) for name, rgb in COLORS.items()}
     median = np.median(x.reshape(-1, 3), axis=0)
     paper = min(names, key=lambda name: np.abs(names[name] - median).sum())
-    best = None
-    for ink, other in permutations(names, 2):
-        if other == paper:
-            axis = names[ink] - names[paper]
-            cover = ((x - names[paper]) @ axis / (axis @ axis)).clip(0, 1)
-            error = np.abs(x - names[paper] - cover[..., None] * axis).mean()
-            if best is None or error < best[0]:
-                best = error, ink, cover
-    return best[1], paper, best[2]
+    errors, covers = {}, {}
+    for ink in (name for name in names if name != paper):
+        axis = names[ink] - names[paper]
+        covers[ink] = ((x - names[paper]) @ axis / (axis @ axis)).clip(0, 1)
+        errors[ink] = np.abs(x - names[paper] - covers[ink][..., None] * axis).mean()
+    color = min(errors, key=errors.get)
+    return color, paper, covers[color]
 
 
 def moments(

@@ -134,17 +134,11 @@ def memorisation(generated: Reading, real: Reading, config: DataConfig) -> dict[
 
 
 def nearest_digit(
-    cutouts: Float[np.ndarray, "b v v"], digits: UInt8[np.ndarray, "n s s"], piece: int = 6000
+    cutouts: Float[np.ndarray, "b v v"], digits: UInt8[np.ndarray, "n s s"]
 ) -> Float[np.ndarray, " b"]:
-    """Root mean square distance of each cutout to the nearest of n digits, 0 to 1.
-
-    The cutout may be moved by one pixel. `piece` digits are compared at once.
-    """
+    """Root mean square distance of each cutout, moved by up to one pixel, to the nearest digit."""
     side = cutouts.shape[-1] - 2
+    views = views_of(digits)[:, 1:-1, 1:-1].reshape(-1, side**2)
     shifted = [cutouts[:, y : y + side, x : x + side] for y in range(3) for x in range(3)]
-    a = np.concatenate(shifted).reshape(9 * len(cutouts), -1)
-    best = np.full(len(a), np.inf, np.float32)
-    for i in range(0, len(digits), piece):
-        b = views_of(digits[i : i + piece])[:, 1:-1, 1:-1].reshape(-1, side**2)
-        best = np.minimum(best, rms_distances(a, b).min(1))
-    return best.reshape(9, -1).min(0)
+    nearest = [rms_distances(x.reshape(-1, side**2), views).min(1) for x in shifted]
+    return np.min(nearest, axis=0)

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from tinygif.config import TextConfig, check_range
-from tinygif.errors import TinygifError
+from tinygif.config import TextConfig
+from tinygif.errors import TinygifError, check_range, expect
 from tinygif.files import cache_dir, write_whole
 from tinygif.hub import find_model
 from tinygif.text import Text
@@ -28,7 +28,6 @@ from tinygif.towers.pretrained import (
     POOLS,
     Bert,
     ClipText,
-    load_tokenizer,
     load_tower,
     read_config,
     text_sizes,
@@ -38,6 +37,8 @@ BATCH = 16
 """Prompts that are encoded at once."""
 PAD_MULTIPLE = 8
 """Prompts are padded to a multiple of this many tokens: few lengths, so few compiled programs."""
+MIN_VOCABULARY = 256
+"""No real tokenizer has fewer tokens. Without its files, transformers makes up one of 2 to 5."""
 MAX_CACHE_BYTES = 4 * 2**30
 """The size on disk up to which a process fills the cache of one tower. Prompts that come later are
 encoded each time they are needed."""
@@ -53,47 +54,50 @@ Row = Float[np.ndarray, " _"]
 def resolve_tower(config: TextConfig) -> TextConfig:
     """The config with the name, revision, pooling and widths of its tower filled in.
 
-    Raises TinygifError if the tower is not found, is of an unknown kind, has no such pooling, or if
-    `max_tokens` leaves no room for a word.
+    Raises TinygifError like `Embeddings`.
     """
     if config.text == "words":
         return config
-    model = find_model(config.text, config.text_revision)
-    model_config = read_config(model.folder)
-    sizes, pools = text_sizes(model_config, model.folder), POOLS[model_config["model_type"]]
-    pool = config.text_pool or pools[0]
-    if pool not in pools:
-        raise TinygifError(
-            f"expected a text_pool of {' or '.join(pools)} for {model.name}, got {pool!r}"
-        )
-    tokenizer = load_tokenizer(model.folder, sizes["vocab_size"])
-    marks = tokenizer.num_special_tokens_to_add(False)  # tokens for start and end of a prompt
-    most = LARGEST["max_position_embeddings"]
-    check_range(f"max_tokens for {model.name}", config.max_tokens, marks + 1, most)
-    d = sizes["hidden_size"]
-    widths = (d, sizes["projection_dim"] if pool == "last" else d)
-    return dataclasses.replace(
-        config, text=model.name, text_revision=model.revision, text_pool=pool, text_dims=widths
-    )
+    return Embeddings(dataclasses.replace(config, text_dims=None)).config
 
 
 class Embeddings:
-    """Encodes prompts with a tower, through the cache. `config` comes from `resolve_tower`."""
+    """Encodes prompts with a tower, through the cache.
+
+    Its `config` is the given one, with everything that was left open filled in. Raises TinygifError
+    if the tower is not found, is of an unknown kind, has no such pooling, or gives vectors of other
+    widths than the config says, and if `max_tokens` leaves no room for a word.
+    """
 
     def __init__(self, config: TextConfig):
-        if (dims := resolve_tower(config).text_dims) != config.text_dims:
-            raise TinygifError(
-                f"expected {config.text} to give vectors of widths {config.text_dims}, as the "
-                f"text-to-GIF model was trained with, got {dims}"
-            )
-        self.folder, self.name, _, digest = find_model(config.text, config.text_revision)
-        sizes = text_sizes(read_config(self.folder), self.folder)
-        self.config, self.max_positions = config, sizes["max_position_embeddings"]
+        self.folder, name, revision, self.digest = find_model(config.text, config.text_revision)
+        model_config = read_config(self.folder)
+        sizes, pools = text_sizes(model_config, self.folder), POOLS[model_config["model_type"]]
+        pool = config.text_pool or pools[0]
+        expect(pool in pools, f"a text_pool of {' or '.join(pools)} for {name}", repr(pool))
         self.tokenizer = load_tokenizer(self.folder, sizes["vocab_size"])
+        marks = self.tokenizer.num_special_tokens_to_add(False)  # tokens for start and end
+        most = LARGEST["max_position_embeddings"]
+        check_range(f"max_tokens for {name}", config.max_tokens, marks + 1, most)
+        self.max_positions = sizes["max_position_embeddings"]
         self.tokenizer.enable_truncation(min(config.max_tokens, self.max_positions))
-        name = f"{Path(self.name).name}-{digest[:16]}-{config.text_pool}"
-        self.store = Store(cache_dir() / "text" / name)
+        d = sizes["hidden_size"]
+        dims = (d, sizes["projection_dim"] if pool == "last" else d)
+        what = (
+            f"{name} to give vectors of widths {config.text_dims}, as the text-to-GIF model was "
+            "trained with"
+        )
+        expect(config.text_dims in (None, dims), what, dims)
+        self.config = dataclasses.replace(
+            config, text=name, text_revision=revision, text_pool=pool, text_dims=dims
+        )
         self.known_ids: dict[str, Ids] = {}
+
+    @cached_property
+    def store(self) -> "Store":
+        """The cache of this tower, opened for the first prompt."""
+        name = f"{Path(self.config.text).name}-{self.digest[:16]}-{self.config.text_pool}"
+        return Store(cache_dir() / "text" / name)
 
     @cached_property
     def tower(self) -> ClipText | Bert:
@@ -108,12 +112,10 @@ class Embeddings:
         part that is lost is printed.
         """
         keys = self.token_ids(prompts)
-        rows, new = {key: row for key in keys if (row := self.store.get(key)) is not None}, {}
+        rows = {key: row for key in keys if (row := self.store.get(key)) is not None}
         for batch in self.encode_missing(keys):
-            new |= batch
-        if new:
-            self.store.add(new)
-        rows |= new
+            self.store.add(batch)
+            rows |= batch
         (d, d_pooled), shape = self.config.text_dims, (len(prompts), self.config.max_tokens)
         states, pooled = np.zeros((*shape, d), "f4"), np.zeros((len(prompts), d_pooled), "f4")
         mask = np.zeros(shape, bool)
@@ -138,15 +140,14 @@ class Embeddings:
             if key and key not in self.store:
                 length = min(-(-len(key) // PAD_MULTIPLE) * PAD_MULTIPLE, self.max_positions)
                 groups.setdefault(length, []).append(key)
-        total = sum(map(len, groups.values()))
-        with tqdm(total=total, desc=f"{Path(self.name).name} reads captions", unit="caption",
-                  disable=total <= 4 * BATCH) as bar:  # fmt: skip
-            for length, group in groups.items():
-                for i in range(0, len(group), BATCH):
-                    batch = group[i : i + BATCH]
-                    rows = encode_prompts(self.tower, self.config.text_pool, batch, length)
-                    yield dict(zip(batch, rows))
-                    bar.update(len(batch))
+        batches = [
+            (group[i : i + BATCH], length)
+            for length, group in groups.items() for i in range(0, len(group), BATCH)
+        ]  # fmt: skip
+        title = f"{Path(self.config.text).name} reads captions"
+        for batch, length in tqdm(batches, title, unit="batch", disable=len(batches) <= 4):
+            rows = encode_prompts(self.tower, self.config.text_pool, batch, length)
+            yield dict(zip(batch, rows))
 
     def token_ids(self, prompts: Iterable[str | None]) -> list[Ids]:
         """The token ids of prompts; the null prompt has none. Prints what had to be cut."""
@@ -168,6 +169,30 @@ class Embeddings:
             print(f"{len(cuts)} prompt(s) were cut to {limit} tokens (--max-tokens of train.py may "
                   f"raise that): {'; '.join(cuts[:3])}", file=sys.stderr)  # fmt: skip
         return keys
+
+
+def load_tokenizer(folder: Path, vocabulary: int):
+    """The tokenizer of a folder, for a tower with a `vocabulary` of this many tokens.
+
+    Raises TinygifError if there is none, or if it cannot be the one of this tower.
+    """
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        example, ids = tokenizer.encode("a ☃"), tokenizer.get_vocab().values()
+    except Exception as error:  # the library raises no narrower class
+        raise TinygifError(f"expected a tokenizer in {path}, got: {error}") from error
+    largest = max([*ids, *example.ids], default=0)
+    fits = MIN_VOCABULARY <= len(ids) <= vocabulary and largest < vocabulary
+    got = f"{len(ids)}, the last with number {largest}: it is not the tokenizer of this model"
+    expect(fits, f"{MIN_VOCABULARY} to {vocabulary} tokens in {path}", got)
+    has_end = any(example.special_tokens_mask[-1:])
+    expect(has_end, f"a tokenizer that marks the end of a prompt in {path}", "one that does not")
+    return tokenizer
 
 
 def encode_prompts(

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from tinygif.attention import softmax_attention
-from tinygif.checkpoint import FLOATS, check_names, fill, named
+from tinygif.checkpoint import FLOATS, check_names, fill, named, open_file
 from tinygif.errors import TinygifError, expect
 from tinygif.text import Text
 
@@ -34,8 +34,6 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": jax.nn.gelu,
     "relu": jax.nn.relu,
 }
-MIN_VOCABULARY = 256
-"""No real tokenizer has fewer tokens. Without its files, transformers makes up one of 2 to 5."""
 
 
 # ---- the towers ------------------------------------------------------------------------------
@@ -291,34 +289,6 @@ def check_sizes(sizes: dict[str, Any], names: Iterable[str], folder: Path) -> di
 # ---- files -----------------------------------------------------------------------------------
 
 
-def load_tokenizer(folder: Path, vocabulary: int):
-    """The tokenizer of a folder, for a tower with a `vocabulary` of this many tokens.
-
-    Raises TinygifError if there is none, or if it cannot be the one of this tower.
-    """
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        example, ids = tokenizer.encode("a ☃"), tokenizer.get_vocab().values()
-    except Exception as error:  # the library raises no narrower class
-        raise TinygifError(f"expected a tokenizer in {path}, got: {error}") from error
-    largest = max([*ids, *example.ids], default=0)
-    if not MIN_VOCABULARY <= len(ids) <= vocabulary or largest >= vocabulary:
-        raise TinygifError(
-            f"expected {MIN_VOCABULARY} to {vocabulary} tokens in {path}, got {len(ids)}, the last "
-            f"with number {largest}: it is not the tokenizer of this model"
-        )
-    if not any(example.special_tokens_mask[-1:]):
-        raise TinygifError(
-            f"expected a tokenizer that marks the end of a prompt in {path}, got one that does not"
-        )
-    return tokenizer
-
-
 def load_tower(folder: Path) -> ClipText | Bert:
     """The text tower of a folder with config.json and model.safetensors, in float32."""
     config = read_config(folder)
@@ -336,24 +306,19 @@ def load_weights(template: PyTree, path: Path, names: dict[str, str], others: st
     once. Raises TinygifError if arrays are missing, unexpected or of another shape, or if the
     file's length is not that in its header.
     """
-    from safetensors import SafetensorError, safe_open
 
     def name_in_file(name: str) -> str:
         return ".".join(names.get(part, part) for part in name.split("."))
 
-    try:
-        with safe_open(path, "numpy") as file:
-            keys = {modern_name(key): key for key in file.keys()}
-            slices = {name: file.get_slice(key) for name, key in keys.items()}
-            found = {name: tuple(slices[name].get_shape()) for name in keys}
-            wanted = {name_in_file(name): leaf.shape for name, leaf in named(template).items()}
-            check_names(found, wanted, str(path), others)
-            kinds = {slices[name].get_dtype() for name in wanted}
-            what = f"only numbers of {sorted(FLOATS)} in {path}"
-            expect(kinds <= set(FLOATS), what, sorted(kinds))
-            return fill(template, lambda name: file.get_tensor(keys[name_in_file(name)]))
-    except (OSError, SafetensorError) as error:
-        raise TinygifError(f"cannot read the weights {path}: {error}") from error
+    with open_file(path) as file:
+        keys = {modern_name(key): key for key in file.keys()}
+        slices = {name: file.get_slice(key) for name, key in keys.items()}
+        found = {name: tuple(slices[name].get_shape()) for name in keys}
+        wanted = {name_in_file(name): leaf.shape for name, leaf in named(template).items()}
+        check_names(found, wanted, str(path), others)
+        kinds = {slices[name].get_dtype() for name in wanted}
+        expect(kinds <= set(FLOATS), f"only numbers of {sorted(FLOATS)} in {path}", sorted(kinds))
+        return fill(template, lambda name: file.get_tensor(keys[name_in_file(name)]))
 
 
 def modern_name(key: str) -> str:
