@@ -9,12 +9,14 @@
 The flags to know first: --dataset, --preset, --minutes or --steps, --out, --resume, --init, --size,
 --frames, --batch-size, --seed. --help lists all flags, section by section.
 
-Writes runs/NAME/: model.safetensors, state.safetensors, log.jsonl, loss.png, samples/*.gif.
+A run trains its codec first, then the model. It writes runs/NAME/: model.safetensors,
+state.safetensors, codec.safetensors, log.jsonl, loss.png, samples/*.gif.
 """
 
 import argparse
 import dataclasses
 import itertools
+import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,17 +26,19 @@ import jax
 import numpy as np
 import tyro
 
-from tinygif import checkpoint, files, training
-from tinygif.checkpoint import MODEL, About
-from tinygif.config import MODELS, PRESETS, Config, named_keys
+from tinygif import checkpoint, files, optimizer, training
+from tinygif.autoencoder import Autoencoder, center
+from tinygif.checkpoint import CODEC, MODEL, STATE, About
+from tinygif.codec import Pixels
+from tinygif.config import MODELS, PRESETS, Config, Keys, named_keys
 from tinygif.data import Dataset, Slice, prefetch, read_batch, slice_at
 from tinygif.datasets import defaults, open_dataset
 from tinygif.errors import expect, run_command
-from tinygif.gif import write_gif
+from tinygif.gif import grid, write_gif
 from tinygif.log import Log
 from tinygif.pipeline import Pipeline, find_checkpoint, keep_compiled, prompt_reader
 from tinygif.towers import resolve_tower
-from tinygif.training import Batch, TrainState
+from tinygif.training import Batch, TrainState, codec_loss
 
 LOG_EVERY, HELD_OUT_EVERY, HELD_OUT_CLIPS = 10, 100, 32
 RESUME_FLAGS = ("--resume", "--out", "--steps", "--minutes")
@@ -54,8 +58,8 @@ class Run(Config):
     --minutes makes the run longer."""
     init: str | None = None
     """Start from the weights of a checkpoint; moving_mnist is the one that comes with tinygif. Its
-    model, text and diffusion settings become the defaults of the flags. Weights are copied where
-    name and shape agree; new words get new rows in the embedding."""
+    codec is used, and its model, text and diffusion settings become the defaults of the flags.
+    Weights are copied where name and shape agree; new words get new rows in the embedding."""
 
 
 def parse(arguments: list[str]) -> Run:
@@ -72,7 +76,10 @@ def parse(arguments: list[str]) -> Run:
         default = replace(default, model=MODELS[chosen.model]())
     if chosen.init is not None:
         config = checkpoint.read_about(find_checkpoint(chosen.init)).config
-        default = replace(default, model=config.model, text=config.text, diffusion=config.diffusion)
+        default = replace(
+            default, codec=replace(config.codec, codec_steps=0), model=config.model,
+            text=config.text, diffusion=config.diffusion,
+        )  # fmt: skip
     if chosen.resume:
         flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}
         ignored = ", ".join(sorted(flags - {*RESUME_FLAGS, "--help"}))
@@ -92,6 +99,7 @@ def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
     config.check()
     config = replace(config, text=resolve_tower(config.text))
     dataset, held_out, config = open_dataset(config)
+    config, codec = open_codec(config)
     words, key = dataset.words, named_keys(config.train.seed).init
     build = lambda words: config.init(len(words) + 2, key=key)  # noqa: E731
     if run.init is None:
@@ -99,22 +107,94 @@ def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
     else:
         model, words, message = checkpoint.transplant(find_checkpoint(run.init), build, words)
         print(message)
+    model = model if codec is None else replace(model, codec=codec)
     return training.init_state(config, model), About(config, words, 0), dataset, held_out
+
+
+def open_codec(config: Config) -> tuple[Config, Autoencoder | Pixels | None]:
+    """The codec of the run that --codec names, and the config with its settings; else None."""
+    if config.codec.codec in ("pixels", "autoencoder"):
+        return config, None
+    model, about = checkpoint.load_model(find_checkpoint(config.codec.codec))
+    theirs, channels = about.config.codec, about.config.data.channels
+    what = f"a codec for {config.data.channels} channels, as the clips have"
+    expect(channels == config.data.channels, what, f"{config.codec.codec}, which has {channels}")
+    config = replace(config, codec=replace(theirs, codec_steps=0))
+    config.check()
+    return config, model.codec
 
 
 def resumed_run(run: Run, folder: Path) -> tuple[TrainState, About, Dataset, Dataset | None]:
     """The same for a run that goes on, with another length if --steps or --minutes is given."""
-    state, about = training.load_state(folder)
+    if (folder / STATE).exists():
+        state, about = training.load_state(folder)
+    else:  # the run ended while its codec was trained
+        about = checkpoint.read_about(folder / CODEC)
+        key = named_keys(about.config.train.seed).init
+        model = about.config.init(len(about.words) + 2, key=key)
+        state = training.init_state(about.config, model)
     config, steps, minutes = about.config, run.train.steps, run.train.minutes
     if steps is not None or minutes is not None:
         config = replace(config, train=replace(config.train, steps=steps, minutes=minutes))
         config.check()
         progress = config.train.progress(about.step, float(state.seconds))
-        rate = float(training.learning_rate_at(config.train, about.step, progress))
+        rate = float(optimizer.learning_rate_at(config.train, about.step, progress))
         print(f"{min(progress, 1):.0%} of the run is done; the learning rate goes on at {rate:.2f} "
               f"of its peak (decay: {config.train.decay})")  # fmt: skip
     dataset, held_out, config = open_dataset(config)
     return state, about._replace(config=config), dataset, held_out
+
+
+def stream_seed(keys: Keys) -> int:
+    """The seed of the stream of examples."""
+    return int(jax.random.bits(jax.random.split(keys.data)[0]))
+
+
+# ---- the codec -------------------------------------------------------------------------------
+
+
+def train_codec(folder: Path, state: TrainState, about: About, dataset: Dataset) -> TrainState:
+    """The state with a trained autoencoder. Goes on where an earlier process ended.
+
+    It sees four frames of each clip, for --codec-steps, but at most for a fifth of --minutes.
+    """
+    config, whole, data = training.codec_config(about.config), about.config.train, about.config.data
+    options, keys, mesh = config.train, named_keys(whole.seed), training.make_mesh()
+    stride, size = max(1, data.frames // 4), options.batch_size
+    limit = math.inf if whole.steps else 60 * whole.minutes / 5
+
+    def read(n: int) -> np.ndarray:
+        clips, _ = read_batch(dataset, stream_seed(keys), Slice(n * size, size, data.frames))
+        return clips[:, n % stride :: stride]
+
+    if (folder / CODEC).exists():
+        codec = training.load_codec_state(folder)
+    else:
+        codec = training.init_state(config, center(state.model.codec, read(0)))
+    step, codec = training.make_step(config, mesh, codec_loss), training.replicate(codec, mesh)
+    done, tflop = int(codec.step), 0.0
+    log = Log(folder, 0, float(codec.seconds), float(codec.tflop))
+    batches = prefetch(read, itertools.count(done))
+    while (progress := max(done / options.steps, log.seconds / limit)) < 1:
+        batch = Batch(next(batches), None, np.float32(progress))
+        tflop = tflop or training.count_tflop(step, codec, batch, keys.codec)
+        codec, logs = step(codec, batch, keys.codec)
+        log.begin_step(done, logs, size, tflop)
+        done += 1
+        if done % LOG_EVERY == 0:
+            log.show(progress, f"codec, step {done}")
+        if done % options.save_every == 0:
+            checkpoint.write(folder / CODEC, log.write_into(codec), about)
+    log.finish_step()
+    log.show(1.0, f"codec, step {done}")
+    codec = log.write_into(codec)
+    checkpoint.write(folder / CODEC, codec, about)
+    state = training.adopt_codec(state, codec, np.concatenate([read(n) for n in range(8)]))
+    clips = read(0)[:8]
+    decoded = state.model.codec.decode(jax.vmap(state.model.codec.encode)(clips))
+    picture = grid(np.concatenate([clips, decoded]), columns=8, scale=max(1, 96 // data.size))
+    write_gif(folder / "samples" / "codec.gif", picture, data.fps)
+    return state
 
 
 # ---- the loop --------------------------------------------------------------------------------
@@ -125,13 +205,9 @@ def train(
 ) -> None:
     """Train until the run is over, and write its files into `folder`."""
     config, options, data = about.config, about.config.train, about.config.data
-    training.check_room(folder, state)
-    weights, device = training.count_weights(state.model), jax.devices()[0].device_kind
-    print(f"{folder}: {dataset.about}; {weights / 1e6:.1f} M weights, {jax.device_count()} x "
-          f"{device}", flush=True)  # fmt: skip
     keys, mesh, schedule = named_keys(options.seed), training.make_mesh(), config.diffusion.build()
-    data_key, held_out_key = jax.random.split(keys.data)
-    seed, reader = int(jax.random.bits(data_key)), prompt_reader(config.text, about.words)
+    held_out_key = jax.random.split(keys.data)[1]
+    seed, reader = stream_seed(keys), prompt_reader(config.text, about.words)
     if config.text.text != "words":
         reader.learn(dataset.captions)  # encode them all now, so that no step waits for the tower
 
@@ -184,6 +260,19 @@ def train(
           f'now:  python sample.py --prompt "{dataset.prompts[0]}"')  # fmt: skip
 
 
+def train_both(
+    folder: Path, state: TrainState, about: About, dataset: Dataset, held_out: Dataset | None
+) -> None:
+    """Train the codec, unless there is one, then the model."""
+    training.check_room(folder, state)
+    weights, device = training.count_weights(state.model), jax.devices()[0].device_kind
+    print(f"{folder}: {dataset.about}; {weights / 1e6:.1f} M weights, {jax.device_count()} x "
+          f"{device}", flush=True)  # fmt: skip
+    if about.config.codec.is_trained_first and not (folder / STATE).exists():
+        state = train_codec(folder, state, about, dataset)
+    train(folder, state, about, dataset, held_out)
+
+
 def main() -> None:
     keep_compiled()
     run = parse(sys.argv[1:])
@@ -192,7 +281,7 @@ def main() -> None:
     if folder is None:
         folder = checkpoint.new_folder(f"{Path(run.data.dataset).resolve().name}-{run.preset}")
     with files.lock(folder / ".lock"):
-        train(folder, *(start or resumed_run(run, folder)))
+        train_both(folder, *(start or resumed_run(run, folder)))
 
 
 if __name__ == "__main__":

@@ -643,3 +643,44 @@ def test_the_command_line(tmp_path):
     assert read_report(tmp_path / "set")["settings"] == asdict(Settings(8, 4, 8, "letterbox"))
     wrong = run("show", tmp_path)
     assert wrong.returncode == 2 and wrong.stderr.startswith("clips: expected a folder that")
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Two prepared clips."""
+    (tmp_path / "gifs").mkdir()
+    for name in "ab":
+        write_gif(tmp_path / f"gifs/{name}.gif", np.zeros((3, 8, 8, 3), np.uint8), 10)
+        (tmp_path / f"gifs/{name}.txt").write_text("a cat")
+    return prepare_clips(tmp_path / "gifs", tmp_path / "set", Settings(8, 2), workers=1)
+
+
+def write_report(out, **changes):
+    report = json.loads((out / "report.json").read_text())
+    del report["sha256"]  # as folders that older versions made
+    (out / "report.json").write_text(json.dumps(report | changes))
+
+
+@pytest.mark.parametrize("change", [
+    {"captions": 5}, {"captions": None}, {"captions": [["a"]]}, {"captions": "a cat"},
+    {"name": None}, {"frames": 0}, {"frames": "6"}, {"duration": None}, {"static": 1}, None,
+])
+def test_a_line_of_captions_that_was_not_written_here_is_refused(made, change):
+    lines = (made / "captions.jsonl").read_text().splitlines()
+    row = change and json.loads(lines[0]) | change
+    (made / "captions.jsonl").write_text(f"{json.dumps(row)}\n{lines[1]}\n")
+    write_report(made)
+    with pytest.raises(TinygifError, match="expected a folder that .* made"):
+        read_rows(made)
+
+
+def test_a_report_of_infinitely_many_clips_is_refused(made):
+    write_report(made, kept=float("inf"))
+    with pytest.raises(TinygifError, match="expected a folder that .* made"):
+        read_report(made)
+
+
+def test_a_report_that_is_nested_too_deep_is_refused(made):
+    (made / "report.json").write_text("[" * 10**5)
+    with pytest.raises(TinygifError, match="expected a folder that .* made"):
+        read_report(made)

@@ -440,3 +440,10 @@ def test_a_real_model_puts_free_wordings_near(minilm):
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     near, far = x[0] @ x[1], x[0] @ x[2]
     assert near > far + 0.1
+
+
+@pytest.mark.parametrize("positions", [1, 2])
+def test_a_tower_without_a_position_for_a_word_is_refused(tmp_path, positions):
+    folder = towers.write(tmp_path / "bert", dict(towers.BERT, max_position_embeddings=positions))
+    with pytest.raises(TinygifError, match="to have more than 2 positions"):
+        Embeddings(resolve_tower(TextConfig(text=str(folder)))).batch(["a 7 moving left"])

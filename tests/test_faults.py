@@ -1,4 +1,4 @@
-"""The driver of faults at a small share of its cases: nothing is lost. Lesson 15."""
+"""The driver of faults at a tenth of its cases: nothing is lost. Lesson 15."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SHARE = 0.02
+SHARE = 0.1
 
 
 @pytest.mark.slow
@@ -22,4 +22,4 @@ def test_no_fault_loses_anything():
     print(done.stdout[-4000:])  # pytest shows it when a case is lost
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     cases, survived, lost, left_out = map(int, re.findall(r"\d+", done.stdout.splitlines()[-1]))
-    assert cases == survived + left_out and lost == 0 and survived >= 45
+    assert cases == survived + left_out and lost == 0 and survived >= 265

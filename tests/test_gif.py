@@ -31,7 +31,7 @@ from tinygif.gif import (
     write,
     write_gif,
 )
-from tinygif.labels import NOT_DRAWN
+from tinygif.labels import NOT_DRAWN, draw_labels
 
 
 @st.composite
@@ -602,3 +602,7 @@ def test_an_output_that_can_be_written_is_accepted(tmp_path, monkeypatch):
         check_output(path, 10, 4)
         write(path, ramp())
         check_output(path, 10, 4)  # again: it would be replaced
+
+
+def test_the_picture_of_a_caption_is_bounded():
+    assert draw_labels(["a" * 10**5, "a " * 10**5], 96).nbytes < 10**7

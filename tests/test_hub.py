@@ -266,3 +266,13 @@ def test_what_the_hub_refuses_and_what_arrives_damaged_are_sentences(source, mon
             find_model("no/one")
         with pytest.raises(TinygifError, match="config.json to have the hash .*Delete"):
             find_model("some/one")
+
+
+@pytest.mark.parametrize("revision", ["../../../../secret", "SECRET", "..", "\0", "a/../b"])
+def test_a_revision_leads_to_no_file_outside_of_the_cache(tmp_path, monkeypatch, revision):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "secret").write_text("0" * 40)
+    (tmp_path / "hub" / "models--some--one" / "refs").mkdir(parents=True)
+    revision = revision.replace("SECRET", str(tmp_path / "secret"))
+    with pytest.raises(TinygifError, match="expected a commit or branch of some/one, got"):
+        find_model("some/one", revision)

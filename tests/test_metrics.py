@@ -31,6 +31,7 @@ from tinygif.metrics.prompts import (
     are_trained_on,
     compare,
     draw_clips,
+    judge,
     make_captions,
     parse_caption,
     unseen_data,
@@ -38,6 +39,7 @@ from tinygif.metrics.prompts import (
 from tinygif.metrics.report import Evaluation, format_report, write_failures
 from tinygif.metrics.stats import (
     consistency,
+    constancy,
     distances,
     evenly,
     first_digits,
@@ -243,6 +245,28 @@ def test_consistency_counts_frames():
     assert reading.digits.tolist() == [[3], [0]]
     assert consistency(reading[1:]) == 100 and consistency(reading) < 100
     assert consistency(read_digits(clips * 0)) == 0
+
+
+def test_constancy_is_1_for_a_digit_that_only_moves_and_less_for_one_that_changes():
+    clips, _ = draw_clips(DATA, ["a 3 moving up quickly", "an 8 moving left", "a 3 moving left"])
+    np.testing.assert_allclose(constancy(clips), 1, atol=1e-5)
+    mixed = clips.copy()
+    mixed[0, 8:] = clips[1, 8:]  # half of its frames show another digit
+    assert constancy(mixed)[0] < 0.85 and constancy(mixed)[1] > 0.999
+    assert constancy(clips * 0).tolist() == [0, 0, 0]
+
+
+def test_clips_of_one_digit_are_read_strictly():
+    """13 of 16 frames are too few; 14 are enough, but then the shape is not constant."""
+    captions = ["a 3 standing still", "a 0 standing still"]
+    clips, _ = draw_clips(DATA, captions)
+    spoilt = [clips.copy() for _ in range(2)]
+    for clip, frames in zip(spoilt, (3, 2)):
+        clip[0, :frames] = clips[1, :frames]
+    rights = [judge(x, captions, CONFIG).right.tolist() for x in (clips, *spoilt)]
+    assert rights[0] == [[True] * 4] * 2
+    assert rights[1][0] == [False, True, True, False] and rights[1][1] == [True] * 4
+    assert rights[2][0] == [True, True, True, False]
 
 
 def test_evenly_spread_indices_are_distinct():

@@ -20,7 +20,7 @@ import towers
 from PIL import Image
 from tiny import CONFIG, PROMPTS, TRAIN, call, flags
 
-from tinygif import checkpoint, moving_mnist, training
+from tinygif import checkpoint, moving_mnist, optimizer, training
 from tinygif.checkpoint import MODEL, STATE
 from tinygif.datasets import defaults
 from tinygif.files import lock
@@ -95,7 +95,7 @@ def test_the_log_has_a_line_every_ten_steps(trained):
     assert all(0 < line["loss"] < 10 and line["seconds"] > 0 for line in lines)
     assert all(line["gradient_norm"] > 0 and line["clips_per_second"] > 0 for line in lines)
     assert all(0 <= line["waiting"] <= 1 for line in lines)
-    wanted = [float(training.learning_rate_at(CONFIG.train, step, step / 20)) for step in (9, 19)]
+    wanted = [float(optimizer.learning_rate_at(CONFIG.train, step, step / 20)) for step in (9, 19)]
     assert [line["rate"] for line in lines] == pytest.approx(wanted)
     assert lines[0]["held_out_loss"] is None and 0 < lines[1]["held_out_loss"] < 2
 
@@ -261,7 +261,7 @@ def test_minutes_end_on_time_with_a_rate_of_zero(tmp_path, fake_steps):
     assert fake_steps.progress == pytest.approx(wanted)
     state, about = training.load_state(tmp_path / "run")
     assert about.step == 9 and float(state.seconds) == 190  # the last step began at 160
-    rate = training.learning_rate_at(about.config.train, 8, fake_steps.progress[-1])
+    rate = optimizer.learning_rate_at(about.config.train, 8, fake_steps.progress[-1])
     assert 0 < float(rate) < 0.05
     assert [line["step"] for line in rows(tmp_path / "run")] == [9]
     assert [path.name for path in (tmp_path / "run" / "samples").iterdir()] == ["000009.gif"]
@@ -389,7 +389,7 @@ def test_a_folder_gives_its_run_its_name(pets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     script = load_script(monkeypatch)
     monkeypatch.setattr(script, "new_run", lambda run: ("state", "about", "dataset", "held out"))
-    monkeypatch.setattr(script, "train", lambda folder, *start: folders.append(str(folder)))
+    monkeypatch.setattr(script, "train_both", lambda folder, *start: folders.append(str(folder)))
     folders = []
     names = (pets, f"{pets}/", os.path.relpath(pets), "moving_mnist", "moving_mnist")
     for name in names:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tiny import CONFIG, TOKENIZER, leaves
 
-from tinygif import training
+from tinygif import optimizer, training
 from tinygif.codec import Pixels
 from tinygif.config import TrainConfig, named_keys
 from tinygif.diffusion import q_sample
@@ -171,7 +171,7 @@ def test_the_logs_are_those_of_the_step(muon):
     """The loss, the norm of the whole gradient, and the rate at the progress of the batch."""
     for i, logs in enumerate(muon.logs):
         assert set(logs) == {"loss", "gradient_norm", "rate"} and logs["gradient_norm"] > 0
-        rate = training.learning_rate_at(CONFIG.train, i, i / 4)
+        rate = optimizer.learning_rate_at(CONFIG.train, i, i / 4)
         assert logs["rate"] == pytest.approx(float(rate))
     batch = jax.tree.map(jnp.asarray, tiny.batch(0))
     loss, grads = eqx.filter_jit(training.gradients)(
@@ -423,7 +423,7 @@ def test_an_average_without_bias(decay, seed, steps):
     weights = rng.standard_normal((steps, 3)).astype(np.float32)
     ema = jnp.full(3, 1000.0)
     for step, weight in enumerate(weights):
-        ema = training.average(ema, jnp.asarray(weight), jnp.int32(step), decay)
+        ema = optimizer.average(ema, jnp.asarray(weight), jnp.int32(step), decay)
         if step == 0:
             np.testing.assert_allclose(ema, weight, atol=1e-3)
     powers = decay ** np.arange(steps - 1, -1, -1.0)
@@ -432,7 +432,7 @@ def test_an_average_without_bias(decay, seed, steps):
 
 def test_0_999_has_a_half_life_of_693_steps():
     late = jnp.int32(10**6)  # no bias left to correct
-    move = lambda _, ema: training.average(ema, jnp.zeros(()), late, 0.999)  # noqa: E731
+    move = lambda _, ema: optimizer.average(ema, jnp.zeros(()), late, 0.999)  # noqa: E731
     left = jax.jit(lambda n: jax.lax.fori_loop(0, n, move, jnp.ones(())))
     assert float(left(692)) > 0.5 > float(left(693))
     assert float(left(693)) == pytest.approx(0.5, abs=1e-3)
@@ -448,7 +448,7 @@ def test_0_999_has_a_half_life_of_693_steps():
 def test_the_rate_rises_in_the_warmup_and_falls_to_zero(warmup, steps, decay):
     config = TrainConfig(warmup=warmup, decay=decay)
     step = np.arange(steps + 3)
-    rates = np.array([training.learning_rate_at(config, int(i), i / steps) for i in step])
+    rates = np.array([optimizer.learning_rate_at(config, int(i), i / steps) for i in step])
     done = np.minimum(step / steps, 1)
     cosine = (1 + np.cos(np.pi * done)) / 2
     falling = {"linear": 1 - done, "cosine": cosine, "constant": np.ones_like(done)}[decay]
@@ -476,24 +476,24 @@ def weights(seed):
 
 def test_muon_gets_the_inner_matrices_and_nothing_else():
     config = replace(CONFIG.train, optimizer="muon")
-    chosen = training.choose_optimizers(config, weights(0))
+    chosen = optimizer.choose_optimizers(config, weights(0))
     assert {name for name, label in chosen.items() if label == "muon"} == INNER
     params = training.trainable(tiny.model())
-    labels = jax.tree_util.tree_leaves_with_path(training.choose_optimizers(config, params))
+    labels = jax.tree_util.tree_leaves_with_path(optimizer.choose_optimizers(config, params))
     labels = {training.leaf_name(path): label for path, label in labels}
     adamw = ("text.embedding", "text.positions", "model.bias.table", "model.stem.weight",
              "model.head.weight")  # fmt: skip
     for name, leaf in leaves(params).items():
         assert (labels[name] == "adamw") == (leaf.ndim == 1 or name in adamw), name
-    assert set(jax.tree.leaves(training.choose_optimizers(TrainConfig(), params))) == {"adamw"}
+    assert set(jax.tree.leaves(optimizer.choose_optimizers(TrainConfig(), params))) == {"adamw"}
 
 
 @pytest.fixture(scope="module")
 def first_update():
     config = replace(CONFIG.train, optimizer="muon", muon_rate=0.02, learning_rate=1e-3, clip=1e9)
-    optimizer = training.make_optimizer(config)
+    rule = optimizer.make_optimizer(config)
     grads, params = weights(1), weights(2)
-    return jax.jit(lambda: optimizer.update(grads, optimizer.init(params), params)[0])(), grads
+    return jax.jit(lambda: rule.update(grads, rule.init(params), params)[0])(), grads
 
 
 @pytest.mark.parametrize("name", sorted(INNER))
@@ -549,7 +549,7 @@ def test_muon_holds_where_products_have_low_precision(spread):
     rng = np.random.default_rng(0)
     u, _, v = np.linalg.svd(rng.standard_normal((32, 96)), full_matrices=False)
     g = jnp.asarray(u * np.geomspace(1, spread, 32) @ v, jnp.float32)
-    closed = jax.make_jaxpr(training.orthogonalize)(g)
+    closed = jax.make_jaxpr(optimizer.orthogonalize)(g)
     (x,) = jax.jit(lambda g: rounded(closed.jaxpr, closed.consts, g))(g)
     singular = np.linalg.svd(np.asarray(x), compute_uv=False)
     assert 0.6 < singular.max() < 1.3
@@ -575,7 +575,7 @@ def test_adam_moves_the_others_by_its_rate(first_update):
 def test_gradients_are_clipped_as_a_whole(seed, size):
     """After a small first one, or Adam would not see the difference."""
     rng = np.random.default_rng(seed)
-    optimizer = training.make_optimizer(TrainConfig(clip=1.0))
+    rule = optimizer.make_optimizer(TrainConfig(clip=1.0))
     params = {"a": jnp.zeros((4, 3)), "b": jnp.zeros(5)}
 
     def draw(norm):
@@ -584,10 +584,10 @@ def test_gradients_are_clipped_as_a_whole(seed, size):
         return {name: jnp.asarray(norm * g / whole) for name, g in grads.items()}
 
     small, large = draw(0.1), draw(size)
-    first = optimizer.init(params)
-    _, second = optimizer.update(small, first, params)
-    got, _ = optimizer.update(large, second, params)
-    wanted, _ = optimizer.update({name: g / size for name, g in large.items()}, second, params)
+    first = rule.init(params)
+    _, second = rule.update(small, first, params)
+    got, _ = rule.update(large, second, params)
+    wanted, _ = rule.update({name: g / size for name, g in large.items()}, second, params)
     for name in params:
         np.testing.assert_allclose(got[name], wanted[name], rtol=1e-3, atol=1e-8)
 
@@ -596,9 +596,9 @@ def test_gradients_are_clipped_as_a_whole(seed, size):
 def test_weight_decay_shrinks_matrices_only(kind):
     """No bias, embedding, position or bias table, however many axes it has."""
     config = TrainConfig(weight_decay=0.1, learning_rate=0.5, muon_rate=0.25, optimizer=kind)
-    optimizer, params = training.make_optimizer(config), weights(0)
+    rule, params = optimizer.make_optimizer(config), weights(0)
     nothing = jax.tree.map(jnp.zeros_like, params)
-    update = jax.jit(lambda: optimizer.update(nothing, optimizer.init(params), params)[0])()
+    update = jax.jit(lambda: rule.update(nothing, rule.init(params), params)[0])()
     for name, value in params.items():
         rate = 0.25 if kind == "muon" and name in INNER else 0.5
         wanted = -0.1 * rate * np.asarray(value) * (name in INNER | {"stem", "head"})
@@ -607,7 +607,7 @@ def test_weight_decay_shrinks_matrices_only(kind):
 
 def test_the_matrices_of_the_network_are_its_weights():
     params = training.trainable(tiny.model())
-    flags = jax.tree_util.tree_map_with_path(training.is_matrix, params)
+    flags = jax.tree_util.tree_map_with_path(optimizer.is_matrix, params)
     tables = {"text.embedding", "text.positions", "model.bias.table"}
     for (path, decays), leaf in zip(
         jax.tree_util.tree_leaves_with_path(flags), jax.tree.leaves(params), strict=True

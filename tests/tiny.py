@@ -98,7 +98,7 @@ def leaves(tree: PyTree) -> dict[str, np.ndarray]:
 def flags(config: Config) -> list[str]:
     """Every field of a config as a flag."""
     words = ["--preset", config.preset]
-    for part in ("data", "text", "model", "diffusion", "train", "sample"):
+    for part in ("data", "codec", "text", "model", "diffusion", "train", "sample"):
         for name, value in vars(getattr(config, part)).items():
             flag = name.replace("_", "-")
             if isinstance(value, bool):

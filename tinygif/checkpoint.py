@@ -1,7 +1,8 @@
 """Checkpoints: named arrays with the whole config inside, never half written, even after a kill.
 
 `state.safetensors` alone suffices to resume; `model.safetensors` holds the averaged weights to
-sample from, and is derived from it. Both carry the config, the vocabulary and the step as JSON.
+sample from, and is derived from it. `codec.safetensors` is the state of the autoencoder that a run
+trains first. All carry the config, the vocabulary and the step as JSON.
 An array is named by its path in the pytree, so the error for a renamed or reshaped layer names it.
 Lesson 15.
 """
@@ -27,7 +28,7 @@ from tinygif.errors import TinygifError, expect
 from tinygif.files import write_whole
 from tinygif.text import TextToGif, Tokenizer
 
-MODEL, STATE = "model.safetensors", "state.safetensors"
+MODEL, STATE, CODEC = "model.safetensors", "state.safetensors", "codec.safetensors"
 METADATA_KEY = "tinygif"  # a single key: safetensors writes several in a random order
 FLOATS = ("F32", "F16", "BF16", "F64")
 WHOLE_NUMBERS = ("I32", "U32", "I8", "U8", "BOOL")
@@ -238,9 +239,10 @@ def run_folder(out: Path | None, resume: bool) -> Path | None:
 
     Raises TinygifError if there is nothing to resume, or if a run would be overwritten.
     """
-    state = newest(STATE) if resume and out is None else None
-    folder = state.parent if state else out
-    has_run = folder is not None and (folder / STATE).exists()
+    states = [newest(name) for name in (STATE, CODEC)] if resume and out is None else []
+    states = sorted(filter(None, states), key=lambda file: file.stat().st_mtime)
+    folder = states[-1].parent if states else out
+    has_run = folder is not None and any((folder / name).exists() for name in (STATE, CODEC))
     if resume and not has_run:
         raise TinygifError(f"nothing to resume: there is no {folder or 'runs/*'}/{STATE}")
     if has_run and not resume:

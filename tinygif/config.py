@@ -14,7 +14,7 @@ from jaxtyping import Array, Key
 from typing_extensions import Doc
 
 from tinygif import schedule as schedules
-from tinygif.codec import Pixels
+from tinygif.autoencoder import CodecConfig
 from tinygif.diffusion import Prediction, Weighting, check_prediction
 from tinygif.errors import check_limits, check_range, expect
 from tinygif.gif import fps_delays
@@ -171,6 +171,7 @@ class Config:
     preset: Literal["tiny", "small", "base"] = "tiny"
     """tiny: two CPU cores, minutes; small: one GPU, minutes; base: width 64, four levels."""
     data: DataConfig = field(default_factory=DataConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: UNetConfig = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -180,12 +181,12 @@ class Config:
     def check(self) -> None:
         """Refuse settings that cannot work, before any work is done. Raises TinygifError."""
         data, train, sample = self.data, self.train, self.sample
-        for part in (data, self.text, self.diffusion, train, sample):
+        for part in (data, self.codec, self.text, self.diffusion, train, sample):
             check_limits(part, LIMITS)
-        self.model.check(frames=data.frames, size=data.size)
+        self.model.check(frames=data.frames, size=data.size, fold=self.codec.fold)
         if (short := train.short_frames) is not None:
             check_range("short_frames", short, 1, data.frames)
-            self.model.check(frames=short, size=data.size)
+            self.model.check(frames=short, size=data.size, fold=self.codec.fold)
         expect(train.ema < 1, "an ema below 1, or the average would never move", train.ema)
         what = f"a batch_size that is a multiple of accumulate, {train.accumulate}"
         expect(train.batch_size % train.accumulate == 0, what, train.batch_size)
@@ -198,14 +199,11 @@ class Config:
         timesteps(self.diffusion.diffusion_steps, sample.sample_steps)
         check_prediction(self.diffusion.build(), self.diffusion.predict)
 
-    def codec(self) -> Pixels:
-        """What turns clips into x0 and back."""
-        return Pixels(self.data.channels)
-
     def init(self, words: int, *, key: Key[Array, ""]) -> TextToGif:
         """A new model with random weights, for a vocabulary of `words` ids."""
-        text_key, model_key = jax.random.split(key)
-        options, data, codec = self.text, self.data, self.codec()
+        text_key, model_key, codec_key = jax.random.split(key, 3)
+        options, data = self.text, self.data
+        codec = self.codec.build(data.channels, key=codec_key)
         width, depth = options.text_width, options.text_depth
         if options.text == "words":
             text = TextEncoder(words, width, depth, max_tokens=options.max_tokens, key=text_key)
@@ -217,10 +215,10 @@ class Config:
 
 SEEDS = 0, 2**32 - 1  # JAX would ignore further bits
 LIMITS = {
-    "size": (1, 4096), "frames": (1, 4096), "digit_size": (1, 4096),
-    "text_dims": (1, 2**16), "text_width": (4, 2**14), "text_depth": (0, 64),
-    "max_tokens": (1, 4096), "diffusion_steps": (2, 10**5), "shift": (1e-3, 1000),
-    "gamma": (0, 1e6), "drop_text": (0, 1),
+    "size": (1, 4096), "frames": (1, 4096), "digit_size": (1, 4096), "codec_steps": (0, 10**9),
+    "codec_width": (1, 1024), "latent_channels": (1, 256), "text_dims": (1, 2**16),
+    "text_width": (4, 2**14), "text_depth": (0, 64), "max_tokens": (1, 4096),
+    "diffusion_steps": (2, 10**5), "shift": (1e-3, 1000), "gamma": (0, 1e6), "drop_text": (0, 1),
     "logit_normal": (-100, 100), "steps": (1, 10**9), "minutes": (0.01, 10**6),
     "batch_size": (1, 2**20), "short_share": (0, 1), "accumulate": (1, 1024),
     "learning_rate": (0, 100), "muon_rate": (0, 100), "weight_decay": (0, 100),
@@ -238,12 +236,13 @@ class Keys(NamedTuple):
     train: Key[Array, ""]
     data: Key[Array, ""]
     sample: Key[Array, ""]
+    codec: Key[Array, ""]
 
 
 def named_keys(seed: int) -> Keys:
-    """The four keys that a seed of 32 bits gives."""
+    """The keys that a seed of 32 bits gives."""
     check_range("seed", seed, *SEEDS)
-    return Keys(*jax.random.split(jax.random.key(seed), 4))
+    return Keys(*jax.random.split(jax.random.key(seed), 5))
 
 
 def from_dict(cls: type, values: Any) -> Any:

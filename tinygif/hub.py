@@ -94,6 +94,9 @@ def fetch_model(name: str, revision: str) -> Path:
         raise TinygifError(
             f"expected words, {', '.join(KNOWN_MODELS)}, a folder or a hub id, got {name[:200]!r}"
         ) from error
+    # the hub's client reads the file that a revision names in its cache, wherever it leads
+    is_name = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision) is not None
+    expect(is_name, f"a commit or branch of {name}", repr(revision[:200]))
     get = partial(snapshot_download, name, revision=revision, allow_patterns=list(MODEL_FILES))
     try:
         folder = Path(get(local_files_only=True))

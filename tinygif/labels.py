@@ -11,13 +11,18 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 NOT_DRAWN = "(a caption in a script that cannot be drawn here)"
+MAX_LETTERS = 300  # a picture of a caption as long as a book would not fit into memory
 
 
 def draw_labels(captions: Sequence[str], width: int) -> UInt8[np.ndarray, "b h w"]:
     """Captions in black on white, without gray, which fills palettes; `width` pixels wide or more.
 
-    They are broken into lines. In place of one that cannot be drawn stands NOT_DRAWN.
+    They are broken into lines, and cut after MAX_LETTERS letters. In place of one that cannot be
+    drawn stands NOT_DRAWN.
     """
+    captions = [
+        text if len(text) <= MAX_LETTERS else f"{text[:MAX_LETTERS]}..." for text in captions
+    ]
     font, captions = choose_font(captions)
     wrapper = textwrap.TextWrapper(max(1, width // 5), break_long_words=False)
     texts = ["\n".join(wrapper.wrap(caption)).replace(" ", "  ") for caption in captions]

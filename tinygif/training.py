@@ -18,8 +18,10 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
-from tinygif import files
+from tinygif import diffusion, files
+from tinygif.autoencoder import Autoencoder, normalize, reconstruction_loss
 from tinygif.checkpoint import (
+    CODEC,
     MODEL,
     STATE,
     About,
@@ -30,8 +32,9 @@ from tinygif.checkpoint import (
     write,
 )
 from tinygif.config import Config, DiffusionConfig, TrainConfig
-from tinygif.diffusion import loss, pick_step, q_sample
+from tinygif.diffusion import pick_step, q_sample
 from tinygif.errors import TinygifError
+from tinygif.optimizer import average, learning_rate_at, make_optimizer
 from tinygif.schedule import Schedule
 from tinygif.text import Prompt, TextToGif, hide
 
@@ -39,11 +42,12 @@ from tinygif.text import Prompt, TextToGif, hide
 class TrainState(eqx.Module):
     """Everything that training changes. Saved and loaded, a run continues to the same bits.
 
-    `seconds` and `tflop` are what the run has spent so far; train.py writes them when it saves.
+    `model` is a `TextToGif`, or the autoencoder while the codec is trained. `seconds` and `tflop`
+    are what the run has spent so far; train.py writes them when it saves.
     """
 
-    model: TextToGif
-    ema: TextToGif
+    model: eqx.Module
+    ema: eqx.Module
     optimizer: PyTree
     step: Int[Array, ""]
     seconds: Float[Array, ""]
@@ -58,8 +62,8 @@ class Batch(NamedTuple):
     progress: Float[Array | np.ndarray, ""]
 
 
-def init_state(config: Config, model: TextToGif) -> TrainState:
-    """The state at step 0, for a model that is not trained yet."""
+def init_state(config: Config, model: eqx.Module) -> TrainState:
+    """The state at step 0, for a model, or an autoencoder, that is not trained yet."""
     optimizer = make_optimizer(config.train).init(trainable(model))
     step, seconds, tflop = jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(())
     # donated buffers must not be shared: hence a copy of the model, and two zeros
@@ -85,13 +89,28 @@ def load_state(path: Path) -> tuple[TrainState, About]:
     return read(path / STATE, template), about
 
 
-def trainable(model: TextToGif) -> PyTree:
-    """The arrays that are trained: all but the codec's."""
-    arrays = eqx.filter(model, eqx.is_inexact_array)
-    return replace(arrays, codec=jax.tree.map(lambda _: None, arrays.codec))
+def load_codec_state(path: Path) -> TrainState:
+    """The state in a run's folder of the autoencoder that is trained before the model."""
+    about = read_about(path / CODEC)
+    config, codec = codec_config(about.config), model_template(about).codec
+    return read(path / CODEC, eqx.filter_eval_shape(init_state, config, codec))
 
 
-def count_weights(model: TextToGif) -> int:
+FROZEN = {"codec", "data_mean", "latent_mean", "latent_std"}
+"""What training leaves alone: the codec of a model, and what a codec measures in the data."""
+
+
+def trainable(model: eqx.Module) -> PyTree:
+    """The arrays that are trained; None in place of all other leaves."""
+
+    def keep(path: tuple, leaf: object) -> object:
+        frozen = FROZEN & set(leaf_name(path).split("."))
+        return leaf if eqx.is_inexact_array(leaf) and not frozen else None
+
+    return jax.tree_util.tree_map_with_path(keep, model)
+
+
+def count_weights(model: eqx.Module) -> int:
     """The number of trained weights."""
     return sum(leaf.size for leaf in jax.tree.leaves(trainable(model)))
 
@@ -101,110 +120,29 @@ def copy_arrays(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf, tree)
 
 
-# ---- optimizer -------------------------------------------------------------------------------
+def codec_config(config: Config) -> Config:
+    """The config that trains the autoencoder of a run: with Muon, whatever trains the model."""
+    options, steps = config.train, config.codec.codec_steps
+    train = TrainConfig(
+        steps=steps if options.steps is None else min(steps, options.steps),
+        batch_size=options.batch_size, optimizer="muon", muon_rate=0.05, learning_rate=1.5e-3,
+        warmup=50, weight_decay=0.0, ema=0.99, save_every=options.save_every,
+    )  # fmt: skip
+    return replace(config, train=train)
 
 
-def orthogonalize(g: Float[Array, "out *rest"]) -> Float[Array, "out *rest"]:
-    """The nearest matrix whose singular values are about 1 (Newton-Schulz, Jordan et al. 2024).
+def adopt_codec(
+    state: TrainState, codec: TrainState, clips: UInt8[np.ndarray, "b f h w c"]
+) -> TrainState:
+    """The state of a run with its trained autoencoder, and with what that has cost.
 
-    A convolution counts as the matrix of its outputs by everything else. The iteration
-    `X <- (a + b XX' + c (XX')^2) X` is run on the small square matrix XX', and applied to X once:
-    a fifth of the multiplications where X is wide. XX' squares the spread of the singular values,
-    so it needs all of float32: with the TF32 products that GPUs use by default the largest singular
-    value of real gradients came out as 17, with the bfloat16 products of TPUs as 1e8.
+    The deviation of the codes is measured in `clips`.
     """
-    x = g.reshape(len(g), -1)
-    x = x.T if x.shape[0] > x.shape[1] else x
-    x = x / (jnp.linalg.norm(x) + 1e-7)
-    with jax.default_matmul_precision("highest"):
-        eye = jnp.eye(len(x))
-        square, product = x @ x.T, eye
-        for _ in range(5):  # unrolled: XLA runs several matrices side by side
-            z = 3.4445 * eye - 4.7750 * square + 2.0315 * square @ square
-            square, product = z @ square @ z, z @ product
-        x = product @ x
-    return (x if x.shape[0] == g.shape[0] else x.T).reshape(g.shape)
-
-
-def muon(momentum: float = 0.95) -> optax.GradientTransformation:
-    """Muon: Nesterov momentum, orthogonalized; larger steps where outputs outnumber inputs."""
-
-    def update(grads: PyTree, buffer: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        buffer = jax.tree.map(lambda m, g: momentum * m + g, buffer, grads)
-        ahead = jax.tree.map(lambda m, g: momentum * m + g, buffer, grads)  # Nesterov
-        ratio = lambda g: len(g) / (g.size // len(g))  # noqa: E731
-        step = jax.tree.map(lambda g: orthogonalize(g) * max(1, ratio(g)) ** 0.5, ahead)
-        return step, buffer
-
-    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
-
-
-NO_MATRICES = ("bias", "embedding", "positions", "table")
-"""Arrays that have several axes but are no matrices: `eqx.nn.Conv2d`'s bias, rows to look up."""
-OUTER_LAYERS = ("stem", "head")
-
-
-def is_matrix(path: tuple, leaf: Array) -> bool:
-    """Whether a leaf is a matrix or a convolution. Weight decay shrinks only these."""
-    return leaf.ndim > 1 and leaf_name(path).split(".")[-1] not in NO_MATRICES
-
-
-def choose_optimizers(config: TrainConfig, params: PyTree) -> PyTree:
-    """Muon for the matrices between the first and the last layer, AdamW for all other arrays."""
-
-    def choose(path: tuple, leaf: Array) -> str:
-        inner = not any(part in OUTER_LAYERS for part in leaf_name(path).split("."))
-        return "muon" if config.optimizer == "muon" and is_matrix(path, leaf) and inner else "adamw"
-
-    return jax.tree_util.tree_map_with_path(choose, params)
-
-
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Clipping, then AdamW or Muon. The step scales the updates by `learning_rate_at`."""
-
-    def chain(direction: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
-        matrices = lambda params: jax.tree_util.tree_map_with_path(is_matrix, params)  # noqa: E731
-        decay = optax.add_decayed_weights(config.weight_decay, mask=matrices)
-        return optax.chain(direction, decay, optax.scale(-rate))
-
-    parts = {
-        "adamw": chain(optax.scale_by_adam(b2=0.99), config.learning_rate),
-        "muon": chain(muon(), config.muon_rate),
-    }
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip),
-        optax.partition(parts, lambda params: choose_optimizers(config, params)),
-    )
-
-
-def learning_rate_at(
-    config: TrainConfig, step: Int[Array, ""] | int, progress: Float[Array, ""] | float
-) -> Float[Array, ""]:
-    """The factor of the learning rate: it rises in `warmup` steps, then falls with `progress`.
-
-    `progress` goes from 0 to 1 over the run, by steps or by the clock.
-    """
-    step, progress = jnp.asarray(step, jnp.float32), jnp.asarray(progress, jnp.float32)
-    done = jnp.clip(progress, 0, 1)
-    falling = {
-        "cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)),
-        "linear": 1 - done,
-        "constant": jnp.ones(()),
-    }[config.decay]
-    return falling * jnp.minimum(1.0, (step + 1) / max(1, config.warmup))
-
-
-def average(ema: PyTree, model: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
-    """Exponential moving average of the weights after step 0, 1, ..., without bias.
-
-    Adam's correction (Kingma and Ba 2015, section 3) written as one update: after step 0 it equals
-    the weights, whatever it was before, so nothing of the random start stays in it.
-    """
-    # 1 - decay^(step + 1), without the rounding of a decay near 1
-    total = -jnp.expm1((step.astype(jnp.float32) + 1) * jnp.log1p(decay - 1))
-    rate = (1 - decay) / total
-    move = lambda a, b: a + rate * (b - a) if eqx.is_inexact_array(a) else a  # noqa: E731
-    return jax.tree.map(move, ema, model)
+    ready = normalize(codec.ema, clips)
+    return replace(
+        state, model=replace(state.model, codec=ready),
+        ema=replace(state.ema, codec=copy_arrays(ready)), seconds=codec.seconds, tflop=codec.tflop,
+    )  # fmt: skip
 
 
 # ---- loss ------------------------------------------------------------------------------------
@@ -221,7 +159,7 @@ def predict_loss(
             lambda a: a.astype(jnp.bfloat16) if eqx.is_inexact_array(a) else a, (model, x_t, prompt)
         )
     prediction = model(x_t, t.astype(jnp.float32) / schedule.T, prompt).astype(jnp.float32)
-    return loss(
+    return diffusion.loss(
         schedule, prediction, x0, t, eps, predict=config.predict, measure=config.measure,
         kind=config.loss, weighting=config.weighting, gamma=config.gamma,
     )  # fmt: skip
@@ -241,7 +179,7 @@ def example_loss(
     share = (start + index.astype(jnp.float32) / config.train.batch_size) % 1.0
     t = pick_step(share, schedule.T, config.diffusion.logit_normal)
 
-    x0 = model.codec.encode(clip)
+    x0 = jax.lax.stop_gradient(model.codec.encode(clip))
     eps = jax.random.normal(eps_key, x0.shape)
     prompt = hide(prompt, jax.random.bernoulli(drop_key, config.diffusion.drop_text))
     return predict_loss(
@@ -249,18 +187,26 @@ def example_loss(
     )
 
 
-def batch_loss(
-    model: TextToGif, schedule: Schedule, config: Config, clips: UInt8[Array, "b f h w c"],
-    prompts: PyTree, indices: Int[Array, " b"], key: Key[Array, ""],
+def codec_loss(
+    codec: Autoencoder, schedule: Schedule, config: Config, clip: UInt8[Array, "f h w c"],
+    prompt: None, index: Int[Array, ""], key: Key[Array, ""],
 ) -> Float[Array, ""]:  # fmt: skip
-    """The mean of `example_loss`; the only place where the step adds a batch axis."""
-    one = lambda *example: example_loss(model, schedule, config, *example, key)  # noqa: E731
+    """The loss of one clip when the autoencoder is trained; takes the place of `example_loss`."""
+    return reconstruction_loss(codec, clip, jax.random.fold_in(key, index))
+
+
+def batch_loss(
+    model: eqx.Module, schedule: Schedule, config: Config, clips: UInt8[Array, "b f h w c"],
+    prompts: PyTree, indices: Int[Array, " b"], key: Key[Array, ""], loss: Callable = example_loss,
+) -> Float[Array, ""]:  # fmt: skip
+    """The mean loss of the examples; the only place where the step adds a batch axis."""
+    one = lambda *example: loss(model, schedule, config, *example, key)  # noqa: E731
     return jnp.mean(jax.vmap(one)(clips, prompts, indices))
 
 
 def gradients(
-    model: TextToGif, schedule: Schedule, config: Config, clips: UInt8[Array, "b f h w c"],
-    prompts: PyTree, key: Key[Array, ""],
+    model: eqx.Module, schedule: Schedule, config: Config, clips: UInt8[Array, "b f h w c"],
+    prompts: PyTree, key: Key[Array, ""], loss: Callable = example_loss,
 ) -> tuple[Float[Array, ""], PyTree]:  # fmt: skip
     """Loss and gradients of a batch, in `accumulate` parts one after another.
 
@@ -272,7 +218,7 @@ def gradients(
     total = None
     for i in range(count):
         part = jax.tree.map(lambda a: a[i], parts)  # noqa: B023
-        result = eqx.filter_value_and_grad(batch_loss)(model, schedule, config, *part, key)
+        result = eqx.filter_value_and_grad(batch_loss)(model, schedule, config, *part, key, loss)
         total = result if total is None else jax.tree.map(jnp.add, total, result)
     return jax.tree.map(lambda a: a / count, total)
 
@@ -307,13 +253,16 @@ def replicate(state: TrainState, mesh: Mesh) -> TrainState:
 
 
 def train_step(
-    config: Config, schedule: Schedule, state: TrainState, batch: Batch, key: Key[Array, ""]
-) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    config: Config, schedule: Schedule, state: TrainState, batch: Batch, key: Key[Array, ""],
+    loss: Callable = example_loss,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:  # fmt: skip
     """One step. `key` is the run's training key, from which the step's own key is made here."""
     key = jax.random.fold_in(key, state.step)
     # a batch of short clips has more of them than config.train.batch_size
     step_config = replace(config, train=replace(config.train, batch_size=len(batch.clips)))
-    value, grads = gradients(state.model, schedule, step_config, batch.clips, batch.prompts, key)
+    value, grads = gradients(
+        state.model, schedule, step_config, batch.clips, batch.prompts, key, loss
+    )
     grads = trainable(grads)
     optimizer = make_optimizer(config.train)
     updates, optimizer_state = optimizer.update(grads, state.optimizer, trainable(state.model))
@@ -326,8 +275,10 @@ def train_step(
 
 
 @lru_cache
-def make_step(config: Config, mesh: Mesh) -> Callable:
+def make_step(config: Config, mesh: Mesh, loss: Callable = example_loss) -> Callable:
     """The jitted step: `state, logs = step(state, batch, key)`.
+
+    `loss` is `example_loss`, or `codec_loss` for a state whose model is an autoencoder.
 
     The state and the key are on every device, the batch is split between them. The state's memory
     is reused (donated): after a step the old state is gone. Raises TinygifError if the devices
@@ -341,7 +292,7 @@ def make_step(config: Config, mesh: Mesh) -> Callable:
     everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     schedule = config.diffusion.build()
     return jax.jit(
-        lambda state, batch, key: train_step(config, schedule, state, batch, key),
+        lambda state, batch, key: train_step(config, schedule, state, batch, key, loss),
         in_shardings=(everywhere, Batch(split, split, everywhere), everywhere),
         out_shardings=everywhere,
         donate_argnums=0,

@@ -73,8 +73,11 @@ class UNetConfig:
         "full_attention": (0, 2**24),
     }  # fmt: skip
 
-    def check(self, *, frames: int, size: int) -> None:
-        """Refuse settings from which no network can be built, and clips that it could not fold."""
+    def check(self, *, frames: int, size: int, fold: int = 1) -> None:
+        """Refuse settings from which no network can be built, and clips that it could not fold.
+
+        fold: pixels of a clip that the codec makes one, in height and in width.
+        """
         check_limits(self, self.LIMITS)
         expect(self.head_dim % 2 == 0, "an even head_dim", self.head_dim)
         n = len(self.multipliers)
@@ -87,9 +90,10 @@ class UNetConfig:
         for entry in (*self.levels, *self.middle):
             kinds = split_kinds(entry)
             expect(sorted(kinds) == sorted(set(kinds) & set(KINDS)), what, repr(entry))
-        fold = self.patch * 2 ** (n - 1)
-        what = f"a size that is a multiple of {fold} (patch {self.patch}, halved {n - 1} times)"
-        expect(size >= fold and size % fold == 0, what, size)
+        side = fold * self.patch * 2 ** (n - 1)
+        what = (f"a size that is a multiple of {side} (codec {fold}, patch {self.patch}, "
+                f"halved {n - 1} times)")  # fmt: skip
+        expect(size >= side and size % side == 0, what, size)
         what = f"frames that are a multiple of {self.time_patch}, which the stem folds into one"
         expect(frames >= 1 and frames % self.time_patch == 0, what, frames)
 

@@ -11,7 +11,7 @@ import numpy as np
 from tinygif.codec import Pixels
 from tinygif.config import TrainConfig
 from tinygif.gif import grid, write_gif
-from tinygif.training import average, make_optimizer
+from tinygif.optimizer import average, make_optimizer
 
 CONFIG = TrainConfig(learning_rate=0.2, weight_decay=0.0, ema=0.99)
 

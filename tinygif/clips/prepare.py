@@ -54,7 +54,9 @@ class Settings:
     """Cut to a square, or add white bars."""
 
     def __post_init__(self):
-        fits = self.size >= 1 and self.frames >= 1 and (self.fps is None or 0 < self.fps <= 50)
+        fits = type(self.size) is type(self.frames) is int  # in a report they may be anything
+        fits = fits and self.size >= 1 and self.frames >= 1
+        fits = fits and (self.fps is None or 0 < self.fps <= 50)
         expect(fits, "size and frames of at least 1, 0 < fps <= 50", self)
 
 
@@ -314,7 +316,18 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in lines if line]
         if len(rows) != report["kept"]:
             raise ValueError(f"{len(rows)} lines of captions for {report['kept']} clips")
+        for row in rows:
+            check_row(row)
         return rows
+
+
+def check_row(row: dict[str, Any]) -> None:
+    """Refuse a line of captions that was not written here, with any kind of error."""
+    texts, counts = [row["name"], *row["captions"]], [row["frames"], row["duration"]]
+    fits = isinstance(row["captions"], list) and isinstance(row["static"], bool)
+    fits = fits and all(isinstance(text, str) for text in texts) and row["frames"] > 0
+    if not fits or not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError(f"a line of {CAPTIONS} that was not written here: {str(row)[:80]}")
 
 
 def map_clips(folder: Path) -> UInt8[np.ndarray, "clips f h w 3"]:
@@ -335,7 +348,8 @@ def expect_prepared(folder: Path) -> Iterator[None]:
     """Turn any error of reading a missing or damaged file into a TinygifError."""
     try:
         yield
-    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, OverflowError,
+            RecursionError) as error:  # fmt: skip
         raise TinygifError(
             f"expected a folder that `python -m tinygif.clips prepare` made, got {folder}: {error}"
         ) from error

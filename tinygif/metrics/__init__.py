@@ -14,7 +14,7 @@ NAMES = {
     "prompts": "COLUMNS Judged draw_clips judge make_captions parse_caption",
     "report": "format_report",
     "shape_reader": "read_shapes",
-    "stats": "consistency distances frechet memorisation nearest_digit shares wilson",
+    "stats": "consistency constancy distances frechet memorisation nearest_digit shares wilson",
 }
 """What other code uses, by module."""
 

@@ -76,6 +76,10 @@ def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Ev
     known = are_trained_on(data, config.data)
     result = {
         "table": make_table(generated, real, overlaps, held_out),
+        "constancy": {
+            name: float(np.mean(stats.constancy(clips[:ones])))
+            for name, clips in {"generated": generated.clips, "real": clips}.items()
+        },
         "consistency": {name: stats.consistency(reading) for name, reading in readings.items()},
         "frechet": stats.distances(generated_ones, real_ones, others.reading),
         "nearest": stats.memorisation(generated_ones, real_ones, data) if known else None,

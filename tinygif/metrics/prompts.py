@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from tinygif.config import DataConfig
 from tinygif.errors import expect
+from tinygif.metrics import stats
 from tinygif.metrics.oracle import Reading, read_digits
 from tinygif.moving_mnist import (
     BUNDLED,
@@ -23,6 +24,10 @@ from tinygif.moving_mnist import (
 )
 
 COLUMNS = ("digit", "direction", "speed", "all right")
+FRAMES_RIGHT = 7 / 8
+"""Share of the frames that must show the digit, read alone, in a clip of one digit."""
+STEADY = 0.95
+"""Constancy that such a clip needs to be all right. Real clips have 1."""
 
 MovingDigit = tuple[int, str, str]
 """Digit, direction, speed."""
@@ -130,10 +135,20 @@ class Judged:
 def judge(
     clips: UInt8[np.ndarray, "b f h w c"], captions: Sequence[str], data: DataConfig
 ) -> Judged:
-    """Read clips and compare them with their captions."""
+    """Read clips and compare them with their captions.
+
+    Clips of one digit are read strictly: the digit is right if nearly all frames show it, and the
+    clip can be all right only if the digit keeps its shape.
+    """
     reading = read_digits(clips, side=data.digit_size, digits=data.digits)
-    pairs = ((parse_caption(text), observed_digits(reading, i)) for i, text in enumerate(captions))
+    expected = [parse_caption(text) for text in captions]
+    pairs = ((digits, observed_digits(reading, i)) for i, digits in enumerate(expected))
     right = np.array([compare(*pair) for pair in pairs], bool).reshape(-1, len(COLUMNS))
+    ones = np.array([len(digits) == 1 for digits in expected], bool)
+    first = np.array([digits[0][0] for digits in expected]).reshape(-1, 1, 1)
+    shown = (reading.frame_digits == first).mean(2).max(1)
+    right[ones, 0] &= shown[ones] >= FRAMES_RIGHT
+    right[ones, -1] &= right[ones, 0] & (stats.constancy(clips[ones]) > STEADY)
     return Judged(clips, tuple(captions), reading, right)
 
 

@@ -33,6 +33,8 @@ def format_report(result: dict[str, Any]) -> str:
     if steady := result.get("consistency"):
         lines += [f"frames that show their clip's digit: {steady['generated']:.1f}%, real "
                   f"{steady['real']:.1f}%"]  # fmt: skip
+    if constant := result.get("constancy"):
+        lines += [f"constancy of shape: {constant['generated']:.3f}, real {constant['real']:.3f}"]
     if frechet := result.get("frechet"):
         lines += [
             f"Frechet distance to {frechet['n']} real clips (the oracle's features and tracks, no "

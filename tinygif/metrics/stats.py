@@ -72,6 +72,34 @@ def consistency(reading: Reading) -> float:
     return 100 * float(same[found].mean()) if found.any() else 0.0
 
 
+def constancy(clips: UInt8[np.ndarray, "b f h w c"]) -> Float[np.ndarray, " b"]:
+    """How alike the frames of a clip are when the digit's motion is taken out; 1 if it only moves.
+
+    In every frame the light's centre is moved to the middle, and the frame is correlated with the
+    first. The mean over frames; light below a fifth of white does not count.
+    """
+    light = clips.max(-1).astype(np.float32) / 255
+    light = np.where(light < 0.2, 0, light)
+    for axis in (-2, -1):
+        light = centred(light, axis)
+    x = light.reshape(*light.shape[:2], -1)
+    x = x - x.mean(-1, keepdims=True)
+    x = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+    return (x[:, 1:] * x[:, :1]).sum(-1).mean(-1)
+
+
+def centred(light: Float[np.ndarray, "b f h w"], axis: int) -> Float[np.ndarray, "b f h w"]:
+    """Images moved along an axis so that their light's centre is in the middle."""
+    light = np.swapaxes(light, axis, -1)
+    n, total = light.shape[-1], np.maximum(light.sum((-2, -1)), 1e-6)
+    centre = light.sum(-2) @ np.arange(n) / total
+    source = np.arange(n) + (centre - (n - 1) / 2)[..., None]  # (b, f, n): where pixels come from
+    low = np.floor(source).astype(int)
+    share = (source - low)[..., None, :].astype(np.float32)
+    pixel = lambda i: np.take_along_axis(light, (i % n)[..., None, :], -1)  # noqa: E731
+    return np.swapaxes((1 - share) * pixel(low) + share * pixel(low + 1), axis, -1)
+
+
 def first_digits(reading: Reading) -> Reading:
     """The first digit of each clip that shows one; clips without a digit are left out."""
     found = reading.digits >= 0

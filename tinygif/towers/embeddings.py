@@ -80,6 +80,8 @@ class Embeddings:
         most = LARGEST["max_position_embeddings"]
         check_range(f"max_tokens for {name}", config.max_tokens, marks + 1, most)
         self.max_positions = sizes["max_position_embeddings"]
+        what = f"{name} to have more than {marks} positions, as start and end take those"
+        expect(self.max_positions > marks, what, self.max_positions)
         self.tokenizer.enable_truncation(min(config.max_tokens, self.max_positions))
         d = sizes["hidden_size"]
         dims = (d, sizes["projection_dim"] if pool == "last" else d)
