@@ -99,7 +99,7 @@ def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
     config.check()
     config = replace(config, text=resolve_tower(config.text))
     dataset, held_out, config = open_dataset(config)
-    config, codec = open_codec(config)
+    config, codec = open_codec(config, run.init)
     words, key = dataset.words, named_keys(config.train.seed).init
     build = lambda words: config.init(len(words) + 2, key=key)  # noqa: E731
     if run.init is None:
@@ -111,14 +111,20 @@ def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
     return training.init_state(config, model), About(config, words, 0), dataset, held_out
 
 
-def open_codec(config: Config) -> tuple[Config, Autoencoder | Pixels | None]:
+def open_codec(config: Config, init: str | None) -> tuple[Config, Autoencoder | Pixels | None]:
     """The codec of the run that --codec names, and the config with its settings; else None."""
-    if config.codec.codec in ("pixels", "autoencoder"):
+    name = config.codec.codec
+    if init is not None:
+        theirs = checkpoint.read_about(find_checkpoint(init)).config.codec.codec
+        expect(name == theirs, f"the codec of {init}, {theirs}, with --init", name)
+    if name in ("pixels", "autoencoder"):
+        untrained = name == "autoencoder" and config.codec.codec_steps == 0 and init is None
+        expect(not untrained, "--codec-steps of at least 1 for a new autoencoder", 0)
         return config, None
-    model, about = checkpoint.load_model(find_checkpoint(config.codec.codec))
+    model, about = checkpoint.load_model(find_checkpoint(name))
     theirs, channels = about.config.codec, about.config.data.channels
     what = f"a codec for {config.data.channels} channels, as the clips have"
-    expect(channels == config.data.channels, what, f"{config.codec.codec}, which has {channels}")
+    expect(channels == config.data.channels, what, f"{name}, which has {channels}")
     config = replace(config, codec=replace(theirs, codec_steps=0))
     config.check()
     return config, model.codec
@@ -184,6 +190,7 @@ def train_codec(folder: Path, state: TrainState, about: About, dataset: Dataset)
         if done % LOG_EVERY == 0:
             log.show(progress, f"codec, step {done}")
         if done % options.save_every == 0:
+            log.finish_step()  # raises if the loss is NaN
             checkpoint.write(folder / CODEC, log.write_into(codec), about)
     log.finish_step()
     log.show(1.0, f"codec, step {done}")

@@ -195,6 +195,16 @@ def test_another_run_takes_the_codec_as_it_is(run, tmp_path):
         np.testing.assert_array_equal(ours[name], theirs[name], name)
 
 
+@pytest.mark.parametrize(("words", "says"), [
+    (["--codec", "autoencoder", "--codec-steps", 0], "--codec-steps of at least 1 for a new"),
+    (["--codec", "none/such"], "no checkpoint at none/such"),
+    (["--init", "moving_mnist", "--codec", "autoencoder"], "the codec of moving_mnist, pixels"),
+])  # fmt: skip
+def test_a_codec_that_would_not_be_trained_is_refused(words, says, tmp_path, capsys):
+    data = ["--mnist-dir", "bundled", "--patch", 1, "--digits", 1]
+    assert says in fails(capsys, *data, *words, "--steps", 1, "--out", tmp_path / "run")
+
+
 def test_a_codec_for_other_channels_is_refused(run, tmp_path, capsys):
     words = [*flags(LEARNED), "--channels", 3, "--out", tmp_path / "colour"]
     words[words.index("--codec") + 1] = str(run)
