@@ -16,7 +16,6 @@ state.safetensors, codec.safetensors, log.jsonl, loss.png, samples/*.gif.
 import argparse
 import dataclasses
 import itertools
-import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,18 +26,19 @@ import numpy as np
 import tyro
 
 from tinygif import checkpoint, files, optimizer, training
-from tinygif.autoencoder import Autoencoder, center
+from tinygif.autoencoder import Autoencoder
 from tinygif.checkpoint import CODEC, MODEL, STATE, About
 from tinygif.codec import Pixels
-from tinygif.config import MODELS, PRESETS, Config, Keys, named_keys
+from tinygif.codec_training import train_codec
+from tinygif.config import MODELS, PRESETS, Config, named_keys
 from tinygif.data import Dataset, Slice, prefetch, read_batch, slice_at
 from tinygif.datasets import defaults, open_dataset
 from tinygif.errors import expect, run_command
-from tinygif.gif import grid, write_gif
+from tinygif.gif import write_gif
 from tinygif.log import Log
 from tinygif.pipeline import Pipeline, find_checkpoint, keep_compiled, prompt_reader
 from tinygif.towers import resolve_tower
-from tinygif.training import Batch, TrainState, codec_loss
+from tinygif.training import Batch, TrainState
 
 LOG_EVERY, HELD_OUT_EVERY, HELD_OUT_CLIPS = 10, 100, 32
 RESUME_FLAGS = ("--resume", "--out", "--steps", "--minutes")
@@ -151,59 +151,6 @@ def resumed_run(run: Run, folder: Path) -> tuple[TrainState, About, Dataset, Dat
     return state, about._replace(config=config), dataset, held_out
 
 
-def stream_seed(keys: Keys) -> int:
-    """The seed of the stream of examples."""
-    return int(jax.random.bits(jax.random.split(keys.data)[0]))
-
-
-# ---- the codec -------------------------------------------------------------------------------
-
-
-def train_codec(folder: Path, state: TrainState, about: About, dataset: Dataset) -> TrainState:
-    """The state with a trained autoencoder. Goes on where an earlier process ended.
-
-    It sees four frames of each clip, for --codec-steps, but at most for a fifth of --minutes.
-    """
-    config, whole, data = training.codec_config(about.config), about.config.train, about.config.data
-    options, keys, mesh = config.train, named_keys(whole.seed), training.make_mesh()
-    stride, size = max(1, data.frames // 4), options.batch_size
-    limit = math.inf if whole.steps else 60 * whole.minutes / 5
-
-    def read(n: int) -> np.ndarray:
-        clips, _ = read_batch(dataset, stream_seed(keys), Slice(n * size, size, data.frames))
-        return clips[:, n % stride :: stride]
-
-    if (folder / CODEC).exists():
-        codec = training.load_codec_state(folder)
-    else:
-        codec = training.init_state(config, center(state.model.codec, read(0)))
-    step, codec = training.make_step(config, mesh, codec_loss), training.replicate(codec, mesh)
-    done, tflop = int(codec.step), 0.0
-    log = Log(folder, 0, float(codec.seconds), float(codec.tflop))
-    batches = prefetch(read, itertools.count(done))
-    while (progress := max(done / options.steps, log.seconds / limit)) < 1:
-        batch = Batch(next(batches), None, np.float32(progress))
-        tflop = tflop or training.count_tflop(step, codec, batch, keys.codec)
-        codec, logs = step(codec, batch, keys.codec)
-        log.begin_step(done, logs, size, tflop)
-        done += 1
-        if done % LOG_EVERY == 0:
-            log.show(progress, f"codec, step {done}")
-        if done % options.save_every == 0:
-            log.finish_step()  # raises if the loss is NaN
-            checkpoint.write(folder / CODEC, log.write_into(codec), about)
-    log.finish_step()
-    log.show(1.0, f"codec, step {done}")
-    codec = log.write_into(codec)
-    checkpoint.write(folder / CODEC, codec, about)
-    state = training.adopt_codec(state, codec, np.concatenate([read(n) for n in range(8)]))
-    clips = read(0)[:8]
-    decoded = state.model.codec.decode(jax.vmap(state.model.codec.encode)(clips))
-    picture = grid(np.concatenate([clips, decoded]), columns=8, scale=max(1, 96 // data.size))
-    write_gif(folder / "samples" / "codec.gif", picture, data.fps)
-    return state
-
-
 # ---- the loop --------------------------------------------------------------------------------
 
 
@@ -214,7 +161,7 @@ def train(
     config, options, data = about.config, about.config.train, about.config.data
     keys, mesh, schedule = named_keys(options.seed), training.make_mesh(), config.diffusion.build()
     held_out_key = jax.random.split(keys.data)[1]
-    seed, reader = stream_seed(keys), prompt_reader(config.text, about.words)
+    seed, reader = keys.stream_seed(), prompt_reader(config.text, about.words)
     if config.text.text != "words":
         reader.learn(dataset.captions)  # encode them all now, so that no step waits for the tower
 

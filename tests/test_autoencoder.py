@@ -15,7 +15,7 @@ import tiny
 from test_train import fails, same_run
 from tiny import CONFIG, DATA, call, flags
 
-from tinygif import checkpoint, training
+from tinygif import checkpoint, codec_training, training
 from tinygif.autoencoder import (
     Autoencoder,
     CodecConfig,
@@ -43,12 +43,12 @@ def clips(start: int = 0, size: int = 8) -> np.ndarray:
 @pytest.fixture(scope="module")
 def trained() -> Autoencoder:
     """150 steps of training on digits at 16 x 16 pixels."""
-    config = training.codec_config(replace(LEARNED, codec=replace(LEARNED.codec, codec_steps=150)))
+    config = codec_training.codec_config(LEARNED)
     config = replace(config, train=replace(config.train, steps=150, warmup=10))
     codec = LEARNED.codec.build(1, key=jax.random.key(0))
     mesh = training.make_mesh()
     state = training.replicate(training.init_state(config, center(codec, clips())), mesh)
-    step = training.make_step(config, mesh, training.codec_loss)
+    step = training.make_step(config, mesh, codec_training.codec_loss)
     with jax.numpy_dtype_promotion("standard"):  # Adam of optax 0.2.8 is not strict
         for n in range(150):
             batch = training.Batch(clips(8 * n), None, np.float32(n / 150))
@@ -150,7 +150,7 @@ def run(tmp_path_factory) -> Path:
 
 def test_a_run_trains_its_codec_first_and_shows_it(run):
     assert {CODEC, STATE, MODEL} <= {path.name for path in run.iterdir()}
-    codec = training.load_codec_state(run)
+    codec = codec_training.load_codec_state(run)
     state, about = training.load_state(run)
     assert int(codec.step) == 12 and about.config == LEARNED
     assert float(state.tflop) > float(codec.tflop) > 0 and state.seconds > codec.seconds > 0
@@ -175,10 +175,10 @@ def test_a_run_killed_in_either_stage_ends_with_the_same_bytes(run, tmp_path, ke
         if files[-1] == (CODEC, kept):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "write", write)
+    monkeypatch.setattr(codec_training, "write", write)
     assert "--resume" in str(call(*flags(LEARNED), "--out", folder))
     assert files[-1] == (CODEC, kept) and not (folder / STATE).exists()
-    monkeypatch.setattr(checkpoint, "write", real)
+    monkeypatch.setattr(codec_training, "write", real)
     assert call("--resume", "--out", folder) == 0
     same_run(run, folder)
 

@@ -238,6 +238,10 @@ class Keys(NamedTuple):
     sample: Key[Array, ""]
     codec: Key[Array, ""]
 
+    def stream_seed(self) -> int:
+        """The seed of the stream of examples."""
+        return int(jax.random.bits(jax.random.split(self.data)[0]))
+
 
 def named_keys(seed: int) -> Keys:
     """The keys that a seed of 32 bits gives."""

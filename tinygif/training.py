@@ -19,9 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from tinygif import diffusion, files
-from tinygif.autoencoder import Autoencoder, normalize, reconstruction_loss
 from tinygif.checkpoint import (
-    CODEC,
     MODEL,
     STATE,
     About,
@@ -31,7 +29,7 @@ from tinygif.checkpoint import (
     read_about,
     write,
 )
-from tinygif.config import Config, DiffusionConfig, TrainConfig
+from tinygif.config import Config, DiffusionConfig
 from tinygif.diffusion import pick_step, q_sample
 from tinygif.errors import TinygifError
 from tinygif.optimizer import average, learning_rate_at, make_optimizer
@@ -89,13 +87,6 @@ def load_state(path: Path) -> tuple[TrainState, About]:
     return read(path / STATE, template), about
 
 
-def load_codec_state(path: Path) -> TrainState:
-    """The state in a run's folder of the autoencoder that is trained before the model."""
-    about = read_about(path / CODEC)
-    config, codec = codec_config(about.config), model_template(about).codec
-    return read(path / CODEC, eqx.filter_eval_shape(init_state, config, codec))
-
-
 FROZEN = {"codec", "data_mean", "latent_mean", "latent_std"}
 """What training leaves alone: the codec of a model, and what a codec measures in the data."""
 
@@ -118,31 +109,6 @@ def count_weights(model: eqx.Module) -> int:
 def copy_arrays(tree: PyTree) -> PyTree:
     """The same pytree, its arrays copied."""
     return jax.tree.map(lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf, tree)
-
-
-def codec_config(config: Config) -> Config:
-    """The config that trains the autoencoder of a run: with Muon, whatever trains the model."""
-    options, steps = config.train, config.codec.codec_steps
-    train = TrainConfig(
-        steps=steps if options.steps is None else min(steps, options.steps),
-        batch_size=options.batch_size, optimizer="muon", muon_rate=0.05, learning_rate=1.5e-3,
-        warmup=50, weight_decay=0.0, ema=0.99, save_every=options.save_every,
-    )  # fmt: skip
-    return replace(config, train=train)
-
-
-def adopt_codec(
-    state: TrainState, codec: TrainState, clips: UInt8[np.ndarray, "b f h w c"]
-) -> TrainState:
-    """The state of a run with its trained autoencoder, and with what that has cost.
-
-    The deviation of the codes is measured in `clips`.
-    """
-    ready = normalize(codec.ema, clips)
-    return replace(
-        state, model=replace(state.model, codec=ready),
-        ema=replace(state.ema, codec=copy_arrays(ready)), seconds=codec.seconds, tflop=codec.tflop,
-    )  # fmt: skip
 
 
 # ---- loss ------------------------------------------------------------------------------------
@@ -185,14 +151,6 @@ def example_loss(
     return predict_loss(
         model, schedule, config.diffusion, x0, prompt, t, eps, bfloat16=config.train.bfloat16
     )
-
-
-def codec_loss(
-    codec: Autoencoder, schedule: Schedule, config: Config, clip: UInt8[Array, "f h w c"],
-    prompt: None, index: Int[Array, ""], key: Key[Array, ""],
-) -> Float[Array, ""]:  # fmt: skip
-    """The loss of one clip when the autoencoder is trained; takes the place of `example_loss`."""
-    return reconstruction_loss(codec, clip, jax.random.fold_in(key, index))
 
 
 def batch_loss(
@@ -278,7 +236,7 @@ def train_step(
 def make_step(config: Config, mesh: Mesh, loss: Callable = example_loss) -> Callable:
     """The jitted step: `state, logs = step(state, batch, key)`.
 
-    `loss` is `example_loss`, or `codec_loss` for a state whose model is an autoencoder.
+    `loss` is `example_loss`, or that of `codec_training` for a state whose model is an autoencoder.
 
     The state and the key are on every device, the batch is split between them. The state's memory
     is reused (donated): after a step the old state is gone. Raises TinygifError if the devices
