@@ -177,8 +177,13 @@ def test_ctrl_c_waits_for_no_answer(server, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Server, "do_GET", late)
     threads = threading.active_count()
-    with pytest.raises(KeyboardInterrupt):
-        download_gifs([f"{server}late_{i}.gif" for i in range(20)], tmp_path)
+    # a shell starts what runs in the background with Ctrl-C ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            download_gifs([f"{server}late_{i}.gif" for i in range(20)], tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert answered == [] and threading.active_count() > threads
     with files.lock(tmp_path / ".lock"):  # another call may go on at once
         pass

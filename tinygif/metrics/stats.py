@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Bool, Float, Int, UInt8
 
 from tinygif.config import DataConfig
@@ -82,7 +83,7 @@ def constancy(clips: UInt8[np.ndarray, "b f h w c"]) -> Float[np.ndarray, " b"]:
     light = np.where(light < 0.2, 0, light)
     for axis in (-2, -1):
         light = centred(light, axis)
-    x = light.reshape(*light.shape[:2], -1)
+    x = rearrange(light, "b f h w -> b f (h w)")
     x = x - x.mean(-1, keepdims=True)
     x = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
     return (x[:, 1:] * x[:, :1]).sum(-1).mean(-1)
