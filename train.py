@@ -181,6 +181,7 @@ def train(
         log.draw()
 
     def write_samples() -> None:  # the same prompts and noise every time
+        log.finish_step()
         pipeline = Pipeline(state.ema, config, about.words)
         clips, scale = pipeline(dataset.prompts, steps=min(25, schedule.T)), max(1, 96 // data.size)
         write_gif(folder / "samples" / f"{done:06d}.gif", clips.picture(scale), data.fps)
@@ -204,10 +205,10 @@ def train(
         is_last = progress >= 1
         if done % LOG_EVERY == 0 or is_last:
             log.write_line(done, progress, held_out_loss())
+        if done % options.sample_every == 0 or is_last:
+            write_samples()  # before the state: a run that is killed in between makes them again
         if done % options.save_every == 0 or is_last:
             save()
-        if done % options.sample_every == 0 or is_last:
-            write_samples()
     if checkpoint.step_of(folder / MODEL) != done:  # an earlier process died between both files
         save()
     print(f"wrote {folder}/: model.safetensors, state.safetensors, log.jsonl, loss.png, samples/\n"
