@@ -92,8 +92,10 @@ def draw(folder: Path) -> None:
     }
     names = {
         "16_codes.gif": ["truth", "PCA", "autoencoder"],
-        "16_noise.gif": ["on pixels", "code without noise", "code with noise"],
-    }
+        "16_noise.gif": [
+            "noise on pixels", "on a code trained without", "on a code trained with noise",
+        ],
+    }  # fmt: skip
     for name, cells in rows.items():
         captions = [caption for caption in names[name] for _ in clips]
         write_gif(folder / name, grid(np.concatenate(cells), 4, captions, 6), fps=6)
