@@ -5,7 +5,7 @@
 
 The bar: 90% of the digits and 95% of the directions right, read strictly, with p < 0.01 that three
 runs of this kind are no better than it. What counts is the work, in TFLOP, codec included; minutes
-depend on the machine.
+depend on the machine. A run that was stopped goes on; for other flags, delete runs/record-*.
 """
 
 import json
@@ -29,8 +29,9 @@ def run(*words: str | Path) -> None:
 def judge(seed: int, flags: list[str]) -> dict[str, float]:
     """Train one seed, and read its clips: percent right, TFLOP, seconds, steps."""
     folder = ROOT / "runs" / f"record-{seed}"
-    resume = ["--resume"] if (folder / "state.safetensors").exists() else flags
-    run("train.py", "--dataset", "moving_mnist", *resume, "--seed", str(seed), "--out", folder)
+    is_begun = (folder / "state.safetensors").exists()
+    new = ["--dataset", "moving_mnist", *flags, "--seed", str(seed)]
+    run("train.py", *(["--resume"] if is_begun else new), "--out", folder)
     run("-m", "tinygif.metrics", "--checkpoint", folder, "--count", str(CLIPS))
     last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
     found = json.loads((folder / "metrics" / "metrics.json").read_text())

@@ -10,7 +10,7 @@ import sys
 import jax.numpy as jnp
 import pytest
 
-from tinygif.errors import TinygifError, run_command, use_fast_cpu_kernels
+from tinygif.errors import TinygifError, expect, run_command, use_fast_cpu_kernels
 from tinygif.gif import GifError
 
 
@@ -81,3 +81,9 @@ def test_importing_tinygif_is_quick_and_changes_nothing():
     """Neither the environment nor JAX's choice of devices; heavy modules come when needed."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     subprocess.run([sys.executable, "-c", IMPORT], env=environment, check=True)
+
+
+def test_of_a_long_value_the_beginning_and_the_advice_at_the_end_are_kept():
+    with pytest.raises(TinygifError, match=r"expected x, got a+\.\.\.b+: choose another$") as error:
+        expect(False, "x", "a" * 5000 + "b" * 5000 + ": choose another")
+    assert len(str(error.value)) < 300

@@ -98,8 +98,8 @@ def train_codec(folder: Path, state: TrainState, about: About, dataset: Dataset)
     log.show(1.0, f"codec, step {done}")
     codec = log.write_into(codec)
     write(folder / CODEC, codec, about)
-    state = adopt_codec(state, codec, np.concatenate([read(n) for n in range(8)]))
-    clips = read(0)[:8]
+    clips = np.concatenate([read(n) for n in range(8)])
+    state, clips = adopt_codec(state, codec, clips), clips[:8]
     decoded = state.model.codec.decode(jax.vmap(state.model.codec.encode)(clips))
     picture = grid(np.concatenate([clips, decoded]), columns=8, scale=max(1, 96 // data.size))
     write_gif(folder / "samples" / "codec.gif", picture, data.fps)

@@ -14,10 +14,13 @@ class TinygifError(ValueError):
 
 
 def expect(fits: bool, what: str, got: object) -> None:
-    """Raise TinygifError unless `fits`, with a sentence of what was expected and what came."""
+    """Raise TinygifError unless `fits`, with a sentence of what was expected and what came.
+
+    The middle of a long `got` is left out: at its end there may be advice.
+    """
     if not fits:
         text = str(got)
-        text = text if len(text) <= 200 else f"{text[:200]}..."
+        text = text if len(text) <= 200 else f"{text[:100]}...{text[-100:]}"
         raise TinygifError(f"expected {what}, got {text}")
 
 
