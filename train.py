@@ -28,11 +28,11 @@ import tyro
 from tinygif import checkpoint, files, optimizer, training
 from tinygif.autoencoder import Autoencoder
 from tinygif.checkpoint import CODEC, MODEL, STATE, About
-from tinygif.codec import Pixels
+from tinygif.codec import Palette, Pixels, find_palette
 from tinygif.codec_training import train_codec
 from tinygif.config import MODELS, PRESETS, Config, named_keys
 from tinygif.data import Dataset, Slice, prefetch, read_batch, slice_at
-from tinygif.datasets import defaults, open_dataset
+from tinygif.datasets import open_dataset, preset_for
 from tinygif.errors import expect, run_command
 from tinygif.gif import write_gif
 from tinygif.log import Log
@@ -41,6 +41,8 @@ from tinygif.towers import resolve_tower
 from tinygif.training import Batch, TrainState
 
 LOG_EVERY, HELD_OUT_EVERY, HELD_OUT_CLIPS = 10, 100, 32
+PALETTE_CLIPS = 2000
+"""Of so many clips one frame is searched for colours."""
 RESUME_FLAGS = ("--resume", "--out", "--steps", "--minutes")
 
 
@@ -71,7 +73,7 @@ def parse(arguments: list[str]) -> Run:
     first_pass.add_argument("--resume", action="store_true")
     first_pass.add_argument("--init")
     chosen, _ = first_pass.parse_known_args(arguments)
-    default = Run(**vars(PRESETS[chosen.preset]) | {"data": defaults(chosen.dataset)})
+    default = Run(**vars(preset_for(chosen.dataset, chosen.preset)))
     if chosen.model not in (None, default.model.model):
         default = replace(default, model=MODELS[chosen.model]())
     if chosen.init is not None:
@@ -99,7 +101,7 @@ def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
     config.check()
     config = replace(config, text=resolve_tower(config.text))
     dataset, held_out, config = open_dataset(config)
-    config, codec = open_codec(config, run.init)
+    config, codec = open_codec(config, run.init, dataset)
     words, key = dataset.words, named_keys(config.train.seed).init
     build = lambda words: config.init(len(words) + 2, key=key)  # noqa: E731
     if run.init is None:
@@ -111,12 +113,17 @@ def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
     return training.init_state(config, model), About(config, words, 0), dataset, held_out
 
 
-def open_codec(config: Config, init: str | None) -> tuple[Config, Autoencoder | Pixels | None]:
+def open_codec(
+    config: Config, init: str | None, dataset: Dataset
+) -> tuple[Config, Autoencoder | Pixels | None]:
     """The codec of the run that --codec names, and the config with its settings; else None."""
     name = config.codec.codec
     if init is not None:
         theirs = checkpoint.read_about(find_checkpoint(init)).config.codec.codec
         expect(name == theirs, f"the codec of {init}, {theirs}, with --init", name)
+    if name == "palette":
+        clips, _ = read_batch(dataset, 0, Slice(0, PALETTE_CLIPS, 1))
+        return config, Palette(find_palette(clips))
     if name in ("pixels", "autoencoder"):
         untrained = name == "autoencoder" and config.codec.codec_steps == 0 and init is None
         expect(not untrained, "--codec-steps of at least 1 for a new autoencoder", 0)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tinygif.codec import Pixels
+from tinygif.codec import CLIP_COLORS, Palette, Pixels, find_palette, keep_commonest
 from tinygif.errors import TinygifError
 
 
@@ -48,3 +48,49 @@ def test_what_is_no_clip_is_refused():
     for clip in (ramp()[0], ramp() / 255, ramp(c=3)):
         with pytest.raises(ValueError, match="expected a clip uint8 .* 1\\), got"):
             inspect.unwrap(Pixels.encode)(Pixels(1), clip)
+
+
+# ---- the palette -----------------------------------------------------------------------------
+
+
+def art(colors: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A palette of colours far apart, and a clip in it."""
+    palette = np.stack(np.meshgrid(*[np.arange(0, 256, 51)] * 3), -1).reshape(-1, 3)
+    palette = rng.permutation(palette)[:colors].astype(np.uint8)
+    return palette, palette[rng.integers(0, colors, (4, 16, 16))]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.06])
+def test_a_palette_rounds_small_errors_away(noise):
+    rng = np.random.default_rng(0)
+    palette, clip = art(CLIP_COLORS, rng)
+    codec = Palette(palette)
+    x0 = codec.encode(clip) + noise * rng.standard_normal((4, 3, 16, 16)).astype(np.float32)
+    np.testing.assert_array_equal(codec.decode(x0), clip)
+    np.testing.assert_array_equal(codec.decode(np.stack([x0, x0])), np.stack([clip, clip]))
+
+
+def test_a_clip_keeps_its_commonest_colours():
+    palette, clip = art(100, np.random.default_rng(1))
+    clip[:2] = palette[7]
+    decoded = Palette(palette).decode(Palette(palette).encode(clip))
+    colors = np.unique(decoded.reshape(-1, 3), axis=0)
+    assert len(colors) == CLIP_COLORS and (decoded[:2] == palette[7]).all()
+    np.testing.assert_array_equal(keep_commonest(decoded, CLIP_COLORS), decoded)
+
+
+def test_a_palette_travels_as_one_array_of_a_fixed_size():
+    few, many = (Palette(find_palette(art(n, np.random.default_rng(0))[1][None])) for n in (5, 80))
+    assert few.colors.shape == many.colors.shape == (1024, 3)
+    assert jax.tree.structure(few) == jax.tree.structure(many)
+
+
+def test_too_many_colours_are_refused():
+    clips = np.random.default_rng(0).integers(0, 256, (1, 2, 32, 32, 3), dtype=np.uint8)
+    with pytest.raises(TinygifError, match="at most 1024 colours for --codec palette"):
+        find_palette(clips)
+
+
+def test_a_palette_refuses_nan():
+    with pytest.raises(TinygifError, match="got NaN"):
+        Palette(art(4, np.random.default_rng(0))[0]).decode(np.full((1, 3, 4, 4), np.nan))

@@ -34,6 +34,7 @@ from tinygif.metrics.prompts import (
     judge,
     make_captions,
     parse_caption,
+    reword,
     unseen_data,
 )
 from tinygif.metrics.report import Evaluation, format_report, write_failures
@@ -58,6 +59,7 @@ from tinygif.moving_mnist import (
     WORDS,
     MovingMNIST,
     caption,
+    wordings,
 )
 from tinygif.pipeline import GeneratedClips, Pipeline
 from tinygif.shapes import MOTIONS, Plan, draw_shape
@@ -78,6 +80,13 @@ SEEDS = st.integers(0, 2**20)
 def test_every_caption_of_the_data_can_be_parsed(digits, color, seed):
     rng = np.random.default_rng(seed)
     assert parse_caption(" and ".join(caption(rng, *one, color) for one in digits)) == tuple(digits)
+
+
+@given(ONE, SEEDS)
+def test_new_wordings_mean_the_same_and_no_caption_says_it_so(one, seed):
+    text = reword(np.random.default_rng(seed), *one)
+    assert parse_caption(text) == (one,) and text not in wordings(*one)
+    assert set(split(text)) <= set(WORDS)
 
 
 @pytest.mark.parametrize("sentence", ["", "a dog moving left", "a 3", "a 3 4 moving up", "a 3 a"])
@@ -317,8 +326,10 @@ def test_a_parrot_is_right_but_for_its_nines(parroted):
     assert cell["low"] < cell["percent"] < cell["high"]
     parts = [parroted[0]["table"][name]["real"]["n"] for name in evaluation.ROWS[:2]]
     assert sum(parts) == 60 and parts[1] == sum(
-        parse_caption(clip["prompt"])[0][:2] in HELD_OUT for clip in parroted[0]["clips"]
+        parse_caption(clip["prompt"])[0][:2] in HELD_OUT for clip in parroted[0]["clips"][:60]
     )
+    new = parroted[0]["table"]["one digit, new wordings"]["generated"]
+    assert new["n"] == 15 and new["direction"]["percent"] == pytest.approx(100 * 14 / 15)
     assert parroted[0]["table"]["two digits"] == {"generated": None, "real": None}
 
 
@@ -356,7 +367,7 @@ def test_failures_are_drawn_and_listed(parroted):
     result, out = parroted
     assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(result))
     dark = [clip for clip in result["clips"] if clip["observed"] == "-"]
-    assert len(dark) == 6 and not any(clip["right"] for clip in dark)
+    assert len(dark) == 7 and not any(clip["right"] for clip in dark)
     frames, _ = read_gif(out / "failures.gif")
     assert len(frames) == 16
 
@@ -601,7 +612,7 @@ def test_the_command_writes_beside_the_checkpoint(run, capsys, tmp_path):
     result = json.loads((run / "metrics" / "metrics.json").read_text())
     generated, real = result["clip score"]["generated"], result["clip score"]["real"]
     assert -1 < generated != real < 1
-    assert result["settings"]["no_time"] and len(result["clips"]) == 20
+    assert result["settings"]["no_time"] and len(result["clips"]) == 25
     assert (run / "metrics" / "failures.gif").exists()
     printed = capsys.readouterr().out
     assert "one digit, all" in printed

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from tinygif.codec import Pixels
+from tinygif.codec import Palette, Pixels
 from tinygif.resnet import Conv3x3, Downsample, Upsample
 
 FOLD = 4
@@ -28,8 +28,9 @@ class CodecConfig:
     """What turns clips into the numbers in which the model works."""
 
     codec: str = "pixels"
-    """pixels: none, the model works on pixels. autoencoder: a learned code of frames, which is
-    trained before the model. Or a run or model file whose code is used."""
+    """pixels: none, the model works on pixels. palette: pixels, and clips are decoded into the
+    colours of the data set. autoencoder: a learned code of frames, which is trained before the
+    model. Or a run or model file whose code is used."""
     codec_steps: int = 400
     """Steps that train the autoencoder, at most a fifth of --minutes; 0 if it is trained."""
     codec_width: int = 32
@@ -39,7 +40,7 @@ class CodecConfig:
     @property
     def fold(self) -> int:
         """Side, in pixels, of what one place of the code stands for."""
-        return 1 if self.codec == "pixels" else FOLD
+        return 1 if self.codec in ("pixels", "palette") else FOLD
 
     @property
     def is_trained_first(self) -> bool:
@@ -47,9 +48,14 @@ class CodecConfig:
         return self.codec == "autoencoder" and self.codec_steps > 0
 
     def build(self, channels: int, *, key: Key[Array, ""]) -> "Pixels | Autoencoder":
-        """The codec for clips of 1 or 3 channels; an autoencoder has random weights."""
+        """The codec for clips of 1 or 3 channels.
+
+        An autoencoder has random weights; a palette is black until the data set's is found.
+        """
         if self.codec == "pixels":
             return Pixels(channels)
+        if self.codec == "palette":
+            return Palette(np.zeros((1, 3), np.uint8))
         return Autoencoder(channels, self.latent_channels, self.codec_width, key=key)
 
 

@@ -1,4 +1,4 @@
-"""Clips as a model sees them: the codec `Pixels`. Lesson 00."""
+"""Clips as a model sees them: the codec `Pixels`, and `Palette` for pixel art. Lesson 00."""
 
 from typing import ClassVar
 
@@ -48,3 +48,61 @@ class Pixels(eqx.Module):
         # Clip before the cast: in uint8, 256 would wrap to 0 and turn white pixels black.
         clip = np.round((np.clip(x0, -1, 1) + 1) * 127.5).astype(np.uint8)
         return rearrange(clip, "... f c h w -> ... f h w c")
+
+
+COLORS = 1024
+"""The largest number of colours in a palette."""
+CLIP_COLORS = 32
+"""The largest number of colours in a clip that `Palette` decodes."""
+
+
+class Palette(Pixels):
+    """The codec of pixel art: decoding gives every pixel a colour of the data set's palette.
+
+    A model's small errors are rounded away, so that areas are flat and edges are hard. Of the
+    colours in a clip only the 32 commonest are kept.
+    """
+
+    colors: UInt8[Array, "n 3"]
+
+    def __init__(self, colors: UInt8[np.ndarray, "m 3"]):
+        """m: at most 1024; the last colour is repeated up to that number."""
+        self.channels = 3
+        self.colors = jnp.asarray(np.pad(colors, ((0, COLORS - len(colors)), (0, 0)), "edge"))
+
+    def decode(
+        self, x0: Float[Array | np.ndarray, "*b f c h w"]
+    ) -> UInt8[np.ndarray, "*b f h w c"]:
+        """Values to colours of the palette. NaN raises TinygifError."""
+        clips, colors = super().decode(x0), np.unique(self.colors, axis=0)
+        one = lambda clip: keep_commonest(nearest_color(clip, colors), CLIP_COLORS)  # noqa: E731
+        return np.stack([one(clip) for clip in clips.reshape(-1, *clips.shape[-4:])]).reshape(
+            clips.shape
+        )
+
+
+def nearest_color(
+    clip: UInt8[np.ndarray, "f h w 3"], colors: UInt8[np.ndarray, "n 3"]
+) -> UInt8[np.ndarray, "f h w 3"]:
+    """The clip with each pixel in the nearest of these colours."""
+    x, y = clip.reshape(-1, 3).astype(np.float32), colors.astype(np.float32)
+    return colors[((y**2).sum(1) - 2 * x @ y.T).argmin(1)].reshape(clip.shape)
+
+
+def keep_commonest(clip: UInt8[np.ndarray, "f h w 3"], most: int) -> UInt8[np.ndarray, "f h w 3"]:
+    """The clip in its `most` commonest colours; a rarer one becomes the nearest of them."""
+    colors, counts = np.unique(clip.reshape(-1, 3), axis=0, return_counts=True)
+    if len(colors) <= most:
+        return clip
+    return nearest_color(clip, colors[np.argsort(-counts, kind="stable")[:most]])
+
+
+def find_palette(clips: UInt8[np.ndarray, "b f h w 3"]) -> UInt8[np.ndarray, "n 3"]:
+    """Every colour of these clips. Raises TinygifError if they have too many."""
+    colors = np.unique(clips.reshape(-1, 3), axis=0)
+    if len(colors) > COLORS:
+        raise TinygifError(
+            f"expected clips in at most {COLORS} colours for --codec palette, got {len(colors)} "
+            "colours: use --codec pixels"
+        )
+    return colors

@@ -33,7 +33,7 @@ class DataConfig:
     """The data set, and the shape of its clips."""
 
     dataset: str = "moving_mnist"
-    """moving_mnist, shapes, a folder of clips, or a folder that `tinygif.clips prepare` made."""
+    """moving_mnist, shapes, sprites, a folder of clips, or what `tinygif.clips prepare` made."""
     size: int = 32
     """Side of a clip in pixels."""
     frames: int = 16
@@ -54,6 +54,8 @@ class DataConfig:
     mnist_dir: str | None = None
     """A folder with the four MNIST files, or "bundled" for the digits that come with tinygif. By
     default the cached files, else a download, else the bundled digits."""
+    sprites_dir: str | None = None
+    """A folder with the 39 sheets of sprites; by default the cached ones, else a download."""
     digits_hash: str | None = None
     """SHA-256 of the digits that were trained on; train.py fills it in."""
 

@@ -5,18 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from tinygif.clips import ClipFolder, Settings, is_prepared, prepare_clips, read_report
-from tinygif.config import Config, DataConfig
+from tinygif.config import PRESETS, Config, DataConfig
 from tinygif.data import Dataset
 from tinygif.errors import TinygifError
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.shapes import Shapes
+from tinygif.sprites import Sprites
 
-DATASETS = {"moving_mnist": MovingMNIST, "shapes": Shapes}
+DATASETS = {"moving_mnist": MovingMNIST, "shapes": Shapes, "sprites": Sprites}
 """The data sets that are drawn. Any other name is taken as a folder of clips."""
 
 OWN_FIELDS = {
     "digits": "moving_mnist", "digit_size": "moving_mnist", "hold_out": "moving_mnist",
-    "mnist_dir": "moving_mnist", "flip": "a folder of clips", "unconditional": "a folder of clips",
+    "mnist_dir": "moving_mnist", "sprites_dir": "sprites", "flip": "a folder of clips",
+    "unconditional": "a folder of clips",
 }  # fmt: skip
 """Fields that have an effect on one kind of data set only."""
 
@@ -38,12 +40,23 @@ def defaults(name: str) -> DataConfig:
 
     A folder that was prepared also sets size, frames and fps.
     """
+    if name == "sprites":
+        return DataConfig(dataset=name, channels=3, size=64, frames=8)
     data = DataConfig(dataset=name, channels=1 if name == "moving_mnist" else 3)
     if name in DATASETS or not is_prepared(Path(name)):
         return data
     settings = read_report(Path(name))["settings"]
     fps = data.fps if settings["fps"] is None else settings["fps"]
     return replace(data, size=settings["size"], frames=settings["frames"], fps=fps)
+
+
+def preset_for(name: str, preset: str) -> Config:
+    """A preset for a data set. Sprites have long captions and the colours of a palette."""
+    config = replace(PRESETS[preset], data=defaults(name))
+    if name != "sprites":
+        return config
+    text = replace(config.text, max_tokens=32)
+    return replace(config, codec=replace(config.codec, codec="palette"), text=text)
 
 
 def open_dataset(config: Config) -> tuple[Dataset, Dataset | None, Config]:

@@ -11,6 +11,7 @@ import itertools
 import sys
 import zlib
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -49,9 +50,13 @@ DIRECTIONS = {
 }
 SPEEDS = {"slowly": 1 / 64, "": 1 / 32, "quickly": 1 / 16}  # clip sides per frame
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-VERBS = ("moving", "going", "moves", "goes")
-STILL = ("standing still", "stands still", "not moving")
-QUICKLY = ("quickly", "fast")
+VERBS = ("moving", "going", "moves", "goes", "is moving", "is going", "sliding", "slides")
+STILL = ("standing still", "stands still", "not moving", "is not moving", "staying still")
+ADVERBS = {"slowly": ("slowly",), "": ("",), "quickly": ("quickly", "fast")}
+SYNONYMS = {"upwards": "up", "downwards": "down", "upper": "up", "lower": "down", "fast": "quickly"}
+ARTICLES = ("the {}", "{}", "a {}", "an {}")
+NOUNS = ("the {} digit {}", "a {} digit {}", "the {} number {}", "{} number {}")
+"""How else than "a red 7" a digit may be named, with a wrong article, too, or with none."""
 DIGIT_COLORS = tuple(color for color in COLORS if color != "black")
 """The colours of digits; the background is black."""
 HELD_OUT = (
@@ -61,9 +66,12 @@ HELD_OUT = (
 """Pairs of digit and direction that training never shows, unless `hold_out` is off."""
 
 WORDS = sorted(
-    {"a", "an", "and", *QUICKLY, *"0123456789", *NAMES, *VERBS, *DIGIT_COLORS}
-    | {word for phrase in (*DIRECTIONS, *STILL, *SPEEDS) for word in phrase.split()}
+    {"a", "an", "the", "and", "digit", "number", "to", "fast", *"0123456789", *NAMES}
+    | {word for phrase in (*VERBS, *DIRECTIONS, *STILL, *SPEEDS) for word in phrase.split()}
+    | {*DIGIT_COLORS, *SYNONYMS}
 )
+PLAIN, VARIED = 8, 8
+"""Of how many wordings of one meaning a caption is drawn: in usual words, and in any."""
 
 
 class MovingMNIST:
@@ -124,12 +132,12 @@ class MovingMNIST:
     def captions(self) -> list[str]:
         """Every caption of a clip with one digit; for two digits there are millions."""
         color_words = DIGIT_COLORS if self.config.channels == 3 else ("",)
-        sentences = []
+        found = []
         for digit in range(10):
             for direction, color in itertools.product(self.directions_of(digit), color_words):
                 for speed in SPEEDS if direction != "still" else ("",):
-                    sentences += wordings(digit, direction, speed, color)
-        return sentences
+                    found += wordings(digit, direction, speed, color)
+        return found
 
     def directions_of(self, digit: int) -> list[str]:
         """The directions in which a digit may move."""
@@ -182,27 +190,52 @@ def draw_digit(
 def caption(
     rng: np.random.Generator, digit: int, direction: str, speed: str, color: str = ""
 ) -> str:
-    """A random sentence that describes a moving digit."""
-    subject = subject_of(str(digit) if rng.random() < 0.5 else NAMES[digit], color)
-    if direction == "still":
-        return f"{subject} {rng.choice(STILL)}"
-    adverb = rng.choice(QUICKLY) if speed == "quickly" else speed
-    return f"{subject} {rng.choice(VERBS)} {direction} {adverb}".strip()
+    """A random one of the `wordings`."""
+    return str(rng.choice(wordings(digit, direction, speed, color)))
 
 
-def wordings(digit: int, direction: str, speed: str, color: str = "") -> list[str]:
-    """Every sentence that `caption` can return."""
-    adverbs = QUICKLY if speed == "quickly" else (speed,)
-    moves = [f"{verb} {direction} {adverb}".strip() for verb in VERBS for adverb in adverbs]
-    subjects = (subject_of(name, color) for name in (str(digit), NAMES[digit]))
+@cache
+def wordings(digit: int, direction: str, speed: str, color: str = "") -> tuple[str, ...]:
+    """The sentences by which captions describe a moving digit: always the same few of all.
+
+    The others are never trained on, so they can test whether a model knows more than it was told.
+    """
+    usual, others = sentences(digit, direction, speed, color)
+    meaning = f"{digit} {direction} {speed} {color}".encode()
+    rng = np.random.default_rng(list(meaning))
+    parts = ((usual, PLAIN), (others, VARIED))
+    return tuple(str(text) for words, n in parts
+                 for text in rng.choice(words, min(n, len(words)), replace=False))  # fmt: skip
+
+
+def sentences(
+    digit: int, direction: str, speed: str, color: str = ""
+) -> tuple[list[str], list[str]]:
+    """Every sentence that says the same: those in usual words, and all the others."""
+    verbs, ways = VERBS, ways_of(direction)
+    moves = [f"{verb} {way} {adverb}".strip()
+             for way in ways for verb in verbs for adverb in ADVERBS[speed]]  # fmt: skip
     predicates = STILL if direction == "still" else moves
-    return [f"{subject} {predicate}" for subject in subjects for predicate in predicates]
+    plain = 3 if direction == "still" else 4 * len(ADVERBS[speed])
+    usual, others = [], []
+    for name in (str(digit), NAMES[digit]):
+        words = f"{color} {name}".strip()
+        right = f"an {words}" if words[0] in "8e" else f"a {words}"
+        subjects = {right, *(form.format(words) for form in ARTICLES)}
+        subjects |= {" ".join(form.format(color, name).split()) for form in NOUNS}
+        for subject in sorted(subjects):
+            for i, predicate in enumerate(predicates):
+                texts = usual if subject == right and i < plain else others
+                texts.append(f"{subject} {predicate}")
+    return usual, others
 
 
-def subject_of(name: str, color: str) -> str:
-    """A digit with its colour, if any, and its article."""
-    words = f"{color} {name}".strip()
-    return f"an {words}" if words[0] in "8e" else f"a {words}"
+def ways_of(direction: str) -> tuple[str, ...]:
+    """How a direction may be said: up or upwards, left or to the left, or to the upper left."""
+    vertical, _, side = direction.rpartition(" ")
+    if vertical:
+        return direction, f"to the {'upper' if vertical == 'up' else 'lower'} {side}"
+    return direction, f"{side}wards" if side in ("up", "down") else f"to the {side}"
 
 
 # ---- digits ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ prompts instead; then the layers trained here continue from its output. Lesson 1
 
 import difflib
 import re
+import sys
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -20,6 +21,8 @@ from tinygif.attention import Attention, zeroed
 from tinygif.errors import TinygifError
 
 PAD, NULL = "<pad>", "<null>"
+FILLERS = set("a an the is are it its that which of please show me draw gif clip video".split())
+"""Words that may be left out of a prompt, if the model does not know them."""
 
 
 def split(text: str) -> list[str]:
@@ -42,21 +45,27 @@ class Tokenizer:
         """The ids of a prompt, padded with 0 to `max_tokens`; None is the null prompt.
 
         A model that was trained without captions knows no words: for it "" is the null prompt, too.
-        Raises TinygifError for a prompt without words or with too many, and for unknown words.
+        Unknown FILLERS are left out, with a remark. Raises TinygifError for a prompt without words
+        or with too many, and for other unknown words.
         """
         words = [NULL] if prompt is None or (not prompt and not self.words) else split(prompt)
         if prompt and not self.words:
             raise TinygifError(f"this model was trained without captions: leave {prompt!r} out")
         if not words:
             raise TinygifError(f"the prompt {prompt!r} has no words; try {self.example()!r}")
+        unknown = [word for word in words if word not in self.ids]
+        words = [word for word in words if word in self.ids]
+        strange = [word for word in unknown if word not in FILLERS or not words]
+        if strange:
+            raise TinygifError(self._unknown(strange[0]))
+        if unknown:
+            print(f"left out of {prompt!r}: {', '.join(unknown)}, which this model does not know",
+                  file=sys.stderr)  # fmt: skip
         if len(words) > self.max_tokens:
             raise TinygifError(
                 f"the prompt has {len(words)} words, this model reads at most {self.max_tokens}: "
                 f"shorten {prompt!r}"
             )
-        unknown = [word for word in words if word not in self.ids]
-        if unknown:
-            raise TinygifError(self._unknown(unknown[0]))
         ids = [self.ids[word] for word in words]
         return np.array(ids + [0] * (self.max_tokens - len(ids)), np.int32)
 

@@ -5,11 +5,11 @@
     python -m tinygif.metrics --sweep guidance                   # a table and a plot
     python -m tinygif.metrics --checkpoint runs/NAME --free-prompts      # of a run with --text
 
-Moving digits are read by the oracle; shapes are measured in their pixels; clips of a model that was
-trained on a folder are compared with the training clips.
+Moving digits are read by the oracle; shapes are measured in their pixels; sprites are compared with
+their sheets; clips of a model that was trained on a folder are compared with the training clips.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +45,8 @@ class Options:
     """Measure several values of a setting instead, on prompts of one digit: a table and a plot."""
     clip_score: str | None = None
     """A CLIP model (clip, a hub id, a folder), to measure how well frames match their prompt."""
+    sprites_dir: Path | None = None
+    """The folder with the sheets of sprites, if it is another than in training."""
     out: Path | None = None
     """The folder for JSON and pictures; by default metrics/ beside the checkpoint of a run."""
 
@@ -56,6 +58,9 @@ def main(options: Options) -> None:
         )
     keep_compiled()
     pipeline = load(options.checkpoint)
+    if options.sprites_dir is not None:
+        data = replace(pipeline.config.data, sprites_dir=str(options.sprites_dir))
+        pipeline.config = replace(pipeline.config, data=data)
     beside = Path() if pipeline.path == SHIPPED else pipeline.path.parent
     out = options.out or beside / "metrics"
     choices = dict(steps=options.steps, solver=options.solver, guidance=options.guidance,

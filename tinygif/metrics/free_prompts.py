@@ -10,7 +10,7 @@ from tinygif.metrics.stats import evenly, shares
 from tinygif.moving_mnist import NAMES
 
 SENTENCES = (
-    "{name} going to the {side}",
+    "{name} wandering to the {side}",
     "the number {name} drifting {ward}",
     "a handwritten {name} that travels {ward}",
     "{digit}, heading {ward}",

@@ -19,9 +19,13 @@ from tinygif.moving_mnist import (
     DIRECTIONS,
     NAMES,
     SPEEDS,
+    SYNONYMS,
     MovingMNIST,
     caption,
+    sentences,
+    wordings,
 )
+from tinygif.text import split
 
 COLUMNS = ("digit", "direction", "speed", "all right")
 FRAMES_RIGHT = 7 / 8
@@ -40,25 +44,26 @@ def parse_caption(sentence: str) -> tuple[MovingDigit, ...]:
     """What a caption of `moving_mnist` says of each of its digits."""
     digits = []
     for part in sentence.lower().split(" and "):
-        words = part.split()
+        words = [SYNONYMS.get(word, word) for word in split(part)]
         named = [i for i, name in enumerate(NAMES) if {str(i), name} & set(words)]
         direction = " ".join(word for word in words if word in DIRECTIONS)
         direction = "still" if "not" in words else direction
         what = f"one digit and one direction in {part!r}, as in 'a 7 moving up left slowly'"
         got = f"digits {named} and direction {direction!r}"
         expect(len(named) == 1 and direction in DIRECTIONS, what, got)
-        speed = "quickly" if "fast" in words else "".join(w for w in words if w in SPEEDS)
+        speed = "".join(word for word in words if word in SPEEDS)
         digits.append((named[0], direction, speed))
     return tuple(digits)
 
 
 def make_captions(
-    count: int, digits: int, data: DataConfig, seed: int = 0, avoid: tuple = ()
-) -> list[str]:
+    count: int, digits: int, data: DataConfig, seed: int = 0, avoid: tuple = (),
+    *, reworded: bool = False,
+) -> list[str]:  # fmt: skip
     """Captions of one digit, which go through all pairs of digit and direction; or of two digits.
 
     Two digits and their directions are drawn at random, but never a pair in `avoid`. Speeds take
-    turns, and so do colours if clips have them.
+    turns, and so do colours if clips have them. `reworded`: say it as no training caption does.
     """
     rng, directions, speeds = np.random.default_rng([seed, 3]), list(DIRECTIONS), list(SPEEDS)
     pairs = [(d, name) for d in range(10) for name in directions if (d, name) not in avoid]
@@ -71,9 +76,19 @@ def make_captions(
         for k, (digit, direction) in enumerate(chosen):
             speed = "" if direction == "still" else speeds[(i // 9 + i + k) % 3]
             color = DIGIT_COLORS[(i + k) % len(DIGIT_COLORS)] if data.channels == 3 else ""
-            parts.append(caption(rng, digit, direction, speed, color))
+            say = reword if reworded else caption
+            parts.append(say(rng, digit, direction, speed, color))
         sentences.append(" and ".join(parts))
     return sentences
+
+
+def reword(
+    rng: np.random.Generator, digit: int, direction: str, speed: str, color: str = ""
+) -> str:
+    """A sentence in known words that no training caption uses for what it says."""
+    known = wordings(digit, direction, speed, color)
+    usual, others = sentences(digit, direction, speed, color)
+    return str(rng.choice([text for text in usual + others if text not in known]))
 
 
 def draw_clips(

@@ -56,6 +56,9 @@ def format_report(result: dict[str, Any]) -> str:
         lines += [f"clips without a digit, left out of the Frechet distance and of the nearest "
                   f"digit: {left_out}"]  # fmt: skip
     lines += [f"{name}: {value:.1f}" for name, value in result.get("training clips", {}).items()]
+    for name in result.get("generated art", {}):
+        ours, theirs = result["generated art"][name], result["real art"][name]
+        lines += [f"{name}: {ours:.1f}, real {theirs:.1f}"]
     if cosines := result.get("clip score"):
         lines += [f"CLIP score, mean cosine of frames and prompt: {cosines['generated']:.4f}, real "
                   f"{cosines['real']:.4f}"]  # fmt: skip
