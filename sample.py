@@ -3,6 +3,7 @@
     python sample.py --prompt "a 7 moving left"
     python sample.py --prompt "a 3 going up" "an 8 standing still" --guidance 3 --out grid.gif
     python sample.py --prompt "a 7 moving left" --trajectory      # the denoising itself
+    python sample.py --checkpoint sprites --prompt "an orc walking left" --sheet orc.png
 """
 
 import secrets
@@ -23,6 +24,7 @@ from tinygif.errors import check_range, expect, run_command
 from tinygif.guidance import GUIDANCE_HELP
 from tinygif.pipeline import GeneratedClips, keep_compiled
 from tinygif.sampler import SolverName
+from tinygif.sheet import cut_out, write_sheet
 from tinygif.text import split
 
 
@@ -58,6 +60,10 @@ class Options:
     fps: int | None = None
     scale: int | None = None
     """Enlarge every pixel this many times; by default until a clip is about 128 pixels wide."""
+    transparent: bool = False
+    """Make the plain background of a clip, and of a sheet, transparent."""
+    sheet: Path | None = None
+    """Also write all frames into one x.png, and x.json beside it, as games read them."""
     trajectory: bool = False
     """Show the denoising: a GIF that goes from noise to the clip, then plays it."""
 
@@ -76,6 +82,21 @@ def film(clips_of_steps: Iterable[np.ndarray]) -> np.ndarray:
     return np.stack([*noisy, *clips[-1].swapaxes(0, 1)], axis=1)
 
 
+def check_outputs(options: Options, out: Path, fps: int | float, frames: int) -> None:
+    """Refuse, before anything is sampled, files that could not be written."""
+    opaque = options.transparent and out.suffix == ".mp4"
+    expect(not opaque, ".gif, .apng or .png for --transparent", out.name)
+    gif.check_output(out, fps, frames)
+    count = len(options.prompt) * options.count
+    if options.sheet is not None:
+        got = f"{str(options.sheet)!r}: change the extension"
+        expect(options.sheet.suffix == ".png", "a --sheet that ends in .png", got)
+        gif.check_output(options.sheet, fps, frames)
+    if options.transparent:
+        one = count == 1 or options.sheet is not None
+        expect(one, "one clip for --transparent, or --sheet", f"{count} clips")
+
+
 def main(options: Options) -> None:
     began = time.time()
     expect(len(options.prompt) > 0, "at least one sentence after --prompt", "none")
@@ -86,7 +107,7 @@ def main(options: Options) -> None:
     data = pipeline.config.data
     fps = data.fps if options.fps is None else options.fps
     out = options.out or Path(("_".join(split(options.prompt[0])[:8]) or "clip") + ".gif")
-    gif.check_output(out, fps, options.frames or data.frames)
+    check_outputs(options, out, fps, options.frames or data.frames)
     steps = options.steps or pipeline.config.sample.sample_steps
     seed = secrets.randbits(32) if options.seed is None else options.seed
     prompts = [prompt for prompt in options.prompt for _ in range(options.count)]
@@ -98,6 +119,11 @@ def main(options: Options) -> None:
     print(f"{pipeline.path}: {len(prompts)} clip(s) in {steps} steps", flush=True)
     decode, noisy = pipeline.model.codec.decode, (x for x, _ in progress_bar(trajectory, steps))
     clips = film(map(decode, noisy)) if options.trajectory else decode(deque(noisy, maxlen=1).pop())
+    if options.transparent:
+        cut = np.stack([cut_out(clip) for clip in clips])
+        clips = cut if len(clips) == 1 else clips  # a grid has captions on white
+    if options.sheet is not None:
+        write_sheet(options.sheet, cut if options.transparent else clips, prompts, fps)
     gif.write(out, GeneratedClips(clips, prompts, fps).picture(options.scale), fps)
     print(f"wrote {out} in {time.time() - began:.1f} s, seed {seed}")
 

@@ -567,7 +567,7 @@ def test_mp4_of_odd_size_reads_back(tmp_path):
 @pytest.mark.parametrize(
     ("name", "fps", "reason"),
     [
-        ("a.webm", 10, r"ending in .gif, .png or .mp4, got .*a.webm"),
+        ("a.webm", 10, r"ending in .gif, .apng, .png or .mp4, got .*a.webm"),
         ("a", 10, "ending in .gif"),
         ("a.gif", 60, "fps <= 50"),
         ("a.mp4", 10, r'pip install "tinygif\[video\]"'),

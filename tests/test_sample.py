@@ -1,5 +1,6 @@
 """sample.py, the command: sentences become files, and mistakes become sentences. Lesson 08."""
 
+import json
 import os
 import re
 import runpy
@@ -17,6 +18,7 @@ from tiny import ABOUT, model
 import tinygif
 from tinygif import checkpoint
 from tinygif.gif import read_gif
+from tinygif.sheet import cut_out
 
 SCRIPT = Path(__file__).parents[1] / "sample.py"
 ONE, OTHER = "a 7 moving left", "an 8 standing still"
@@ -69,6 +71,22 @@ def test_a_prompt_becomes_a_gif_named_after_it(run, here, capsys):
     assert delays.sum() == 500 and set(delays) == {120, 130}  # 8 frames a second
     said = capsys.readouterr().out
     assert "seed 3" in said and "a_7_moving_left.gif" in said and "in 2 steps" in said
+
+
+@pytest.mark.parametrize("prompts", [(ONE,), (ONE, OTHER)])
+def test_a_game_gets_a_sheet_without_background(run, here, prompts):
+    words = ("--checkpoint", run, "--seed", 3, "--transparent", "--sheet", "s.png")
+    assert call("--prompt", *prompts, *words, "--out", "x.gif") == 0
+    sheet, whole = np.asarray(Image.open(here / "s.png")), json.loads(Path("s.json").read_text())
+    clips = tinygif.load(run)(prompts, seed=3).array
+    for i, clip in enumerate(clips):
+        for k, frame in enumerate(cut_out(clip)):
+            box = whole["frames"][str(i * len(clip) + k)]["frame"]
+            x, y, w, h = (box[name] for name in "xywh")
+            np.testing.assert_array_equal(sheet[y : y + h, x : x + w], frame)
+    assert [tag["name"] for tag in whole["meta"]["frameTags"]] == list(prompts)
+    with Image.open("x.gif") as image:
+        assert ("transparency" in image.info) == (len(prompts) == 1)
 
 
 def test_a_model_without_captions_takes_an_empty_prompt(here):
@@ -198,8 +216,11 @@ def test_an_unknown_word_is_exit_code_2_with_words_near_it(run, here):
     (["--prompt", ONE, "--fps", 0], "<= fps <= 50"),
     (["--prompt", ONE, "--count", 0], "count from 1 to"),
     (["--prompt", ONE, "--scale", 0], "scale"),
-    (["--prompt", ONE, "--out", "x.jpg"], ".gif, .png or .mp4"),
-    (["--prompt", ONE, "--out", "x.webm"], ".gif, .png or .mp4"),
+    (["--prompt", ONE, "--sheet", "x.gif"], "expected a --sheet that ends in .png, got 'x.gif'"),
+    (["--prompt", ONE, OTHER, "--transparent"], "one clip for --transparent, or --sheet, got 2"),
+    (["--prompt", ONE, "--transparent", "--out", "x.mp4"], ".gif, .apng or .png for --transparent"),
+    (["--prompt", ONE, "--out", "x.jpg"], ".gif, .apng, .png or .mp4"),
+    (["--prompt", ONE, "--out", "x.webm"], ".gif, .apng, .png or .mp4"),
     (["--prompt", ONE, "--out", "none/x.gif"], "none"),
     (["--prompt", ONE, "--solver", "euler"], "--solver"),
     (["--prompt", ONE, "--colour", "blue"], "--colour"),

@@ -40,8 +40,10 @@ def encode_gif(clip: UInt8[np.ndarray, "f h w c"], delays: Sequence[int] | np.nd
     """The bytes of a GIF that loops for ever and keeps every frame, even one equal to the last.
 
     Clips with at most 256 colours, so all gray ones, are stored exactly. Others get one palette for
-    the whole clip (median cut, no dithering). `delays` are in ms, multiples of 10 from 20 to
-    655350: a GIF stores hundredths of a second, and players show delays of 0 and 10 as 100.
+    the whole clip (median cut, no dithering). A fourth channel below 128 makes a pixel transparent;
+    255 colours are left then, and every frame is cleared before the next. `delays` are in ms,
+    multiples of 10 from 20 to 655350: a GIF stores hundredths of a second, and players show delays
+    of 0 and 10 as 100.
     """
     _check_clip(clip)
     delays = np.asarray(delays)
@@ -54,8 +56,9 @@ def encode_gif(clip: UInt8[np.ndarray, "f h w c"], delays: Sequence[int] | np.nd
     frames = _palette_images(clip)
     # Pillow's own save merges equal neighbours, so the file is put together from its parts.
     parts, _ = GifImagePlugin.getheader(frames[0], info={"loop": 0})
+    clear = {"transparency": 0, "disposal": 2} if clip.shape[-1] == 4 else {}
     for frame, delay in zip(frames, delays, strict=True):
-        parts += GifImagePlugin.getdata(frame, (0, 0), duration=int(delay))
+        parts += GifImagePlugin.getdata(frame, (0, 0), duration=int(delay), **clear)
     return b"".join(parts) + b";"
 
 
@@ -249,14 +252,16 @@ def grid(
 def check_output(path: str | Path, fps: int | float, frames: int) -> None:
     """Refuse what `write` could not write; to be called before the clip is made.
 
-    Raises TinygifError for an extension other than .gif, .png and .mp4, for an fps that such a file
-    cannot store, for .mp4 without imageio-ffmpeg, and if the folder does not exist or is a file.
+    Raises TinygifError for an extension other than .gif, .apng, .png and .mp4, for an fps that such
+    a file cannot store, for .mp4 without imageio-ffmpeg, and if the folder does not exist or is a
+    file.
     """
     path = Path(path)
     kind = path.suffix.lower()
     got = f"{str(path)!r}: change the extension"
-    expect(kind in (".gif", ".png", ".mp4"), "a path ending in .gif, .png or .mp4", got)
-    if kind == ".gif":
+    known = (".gif", ".apng", ".png", ".mp4")
+    expect(kind in known, "a path ending in .gif, .apng, .png or .mp4", got)
+    if kind in (".gif", ".apng"):
         fps_delays(frames, fps)
     if kind == ".mp4":
         try:
@@ -271,7 +276,10 @@ def check_output(path: str | Path, fps: int | float, frames: int) -> None:
 
 
 def write(path: str | Path, clip: UInt8[np.ndarray, "f h w c"], fps: int | float = 10) -> None:
-    """Write a clip as its extension says: .gif, .mp4, or .png (the frames side by side)."""
+    """Write a clip as its extension says: .gif, .apng, .mp4, or .png (the frames side by side).
+
+    A clip of four channels has transparent pixels, which .mp4 cannot have.
+    """
     path = Path(path)
     _check_clip(clip)
     check_output(path, fps, len(clip))
@@ -282,29 +290,42 @@ def write(path: str | Path, clip: UInt8[np.ndarray, "f h w c"], fps: int | float
             image = strip(clip)
             with whole_file(path) as file:
                 Image.fromarray(image[..., 0] if clip.shape[-1] == 1 else image).save(file, "PNG")
+        case ".apng":
+            first, *others = map(Image.fromarray, clip[..., 0] if clip.shape[-1] == 1 else clip)
+            options = dict(save_all=True, append_images=others, loop=0, disposal=1, blend=0)
+            with whole_file(path) as file:
+                first.save(file, "PNG", duration=fps_delays(len(clip), fps).tolist(), **options)
         case ".mp4":
+            expect(clip.shape[-1] != 4, ".gif, .apng or .png for transparent pixels", str(path))
             write_whole(path, _encode_mp4(clip, fps))
 
 
 def _check_clip(clip: np.ndarray) -> None:
-    if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] not in (1, 3) or 0 in clip.shape:
+    is_clip = clip.dtype == np.uint8 and clip.ndim == 4 and clip.shape[-1] in (1, 3, 4)
+    if not is_clip or 0 in clip.shape:
         raise ValueError(
-            f"expected a clip uint8 (f, h, w, 1 or 3), got {clip.dtype} {clip.shape}: "
+            f"expected a clip uint8 (f, h, w, 1, 3 or 4), got {clip.dtype} {clip.shape}: "
             "decode the output of a model first"
         )
 
 
 def _palette_images(clip: np.ndarray) -> list[Image.Image]:
-    """The frames as images that share one palette."""
+    """The frames as images that share one palette; its first colour is the transparent one."""
+    hidden = clip[..., 3] < 128 if clip.shape[-1] == 4 else None
+    room = 256 if hidden is None else 255
+    clip = clip if hidden is None else clip[..., :3]
     rgb = np.broadcast_to(clip, (*clip.shape[:3], 3)).astype(np.uint32)
     packed = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
     colours, index = np.unique(packed, return_inverse=True)
-    if len(colours) <= 256:
+    if len(colours) <= room:
         palette = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1)
         palette = palette.astype(np.uint8).tobytes()
     else:  # all frames as one tall image, hence one palette
-        tall = Image.fromarray(rearrange(clip, "f h w c -> (f h) w c")).quantize(256)
+        tall = Image.fromarray(rearrange(clip, "f h w c -> (f h) w c")).quantize(room)
         index, palette = np.asarray(tall), bytes(tall.getpalette())
+    if hidden is not None:
+        index = np.where(hidden.reshape(index.shape), 0, index + 1)
+        palette = bytes(3) + palette
     frames = [Image.fromarray(frame) for frame in index.astype(np.uint8).reshape(packed.shape)]
     for frame in frames:
         frame.putpalette(palette)

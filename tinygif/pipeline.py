@@ -22,8 +22,10 @@ from tinygif.gif import encode_gif, enlarge, fps_delays, grid
 from tinygif.guidance import Denoiser, Thresholded, guide
 from tinygif.text import Condition, Text, TextToGif, Tokenizer
 
-SHIPPED = Path(__file__).parent / "weights" / "moving_mnist.safetensors"
-"""A trained model that comes with the package; weights/README.md is its model card."""
+WEIGHTS = Path(__file__).parent / "weights"
+"""Trained models that come with the package; README.md in there is their card."""
+SHIPPED = WEIGHTS / "moving_mnist.safetensors"
+"""The one that draws if there is no run."""
 
 
 class GeneratedClips:
@@ -180,13 +182,13 @@ def prompt_reader(config: TextConfig, words: list[str]):
 def find_checkpoint(path: str | Path | None = None) -> Path:
     """The model file of a run folder, or `path` itself if it is a file; by default the newest one.
 
-    The path "moving_mnist" means the model that comes with the package. That model is also the
-    default if there is no run. Raises TinygifError if there is no such file.
+    The paths "moving_mnist" and "sprites" mean the models that come with the package. The first is
+    also the default if there is no run. Raises TinygifError if there is no such file.
     """
     if path is None:
         file = newest(MODEL) or SHIPPED
-    elif str(path) == SHIPPED.stem and not Path(path).exists():
-        file = SHIPPED
+    elif not Path(path).exists() and (WEIGHTS / f"{path}.safetensors").exists():
+        file = WEIGHTS / f"{path}.safetensors"
     else:
         file = Path(path) / MODEL if Path(path).is_dir() else Path(path)
     if not file.exists():

@@ -109,7 +109,9 @@ def describe_art(
         "RMS to what was read": float(np.mean([reading.rms for reading in readings])),
         "RMS to its 32 commonest colours": float(np.sqrt(((few - x) ** 2).mean())),
         "feet that drift by at most a pixel, %": percent(feet[~walks] <= 1),
-        "walks that close their loop, %": percent((steps[:, 0] <= steps[:, 1:].max(1))[walks]),
+        "walks that close their loop, %": percent(
+            (steps[:, 0] <= 1.25 * steps[:, 1:].max(1))[walks]
+        ),
     }
 
 
