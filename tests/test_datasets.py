@@ -16,9 +16,9 @@ from tiny import CONFIG
 from tinygif import datasets
 from tinygif.clips import ClipFolder, Settings, prepare_clips
 from tinygif.clips.dataset import is_held_out, mirrored
-from tinygif.config import Config, DataConfig
+from tinygif.config import PRESETS, Config, DataConfig
 from tinygif.data import Dataset, index_at
-from tinygif.datasets import DATASETS, check_fields, defaults, open_dataset
+from tinygif.datasets import DATASETS, check_fields, defaults, open_dataset, preset_for
 from tinygif.errors import TinygifError
 from tinygif.gif import write_gif
 from tinygif.metrics.nearest_clip import compare_clips
@@ -346,10 +346,23 @@ def test_a_folder_is_prepared_once_and_the_config_names_what_was_made(source, mo
 def test_defaults_are_those_of_what_was_prepared(source, folder, tmp_path):
     assert defaults("moving_mnist") == DataConfig()
     assert defaults("shapes") == DataConfig(dataset="shapes", channels=3)
+    assert defaults("sprites") == DataConfig(dataset="sprites", channels=3, size=64, frames=8)
     assert defaults(str(source)) == DataConfig(dataset=str(source), channels=3)
     assert defaults(str(folder)) == replace(DATA, dataset=str(folder))
     fast = prepare_clips(source, tmp_path / "fast", Settings(8, 2, fps=4), workers=1)
     assert (defaults(str(fast)).fps, defaults(str(fast)).frames) == (4, 2)
+
+
+@pytest.mark.parametrize("preset", [*PRESETS])
+@pytest.mark.parametrize("name", [*DATASETS, "a folder"])
+def test_every_preset_works_for_every_data_set(name, preset):
+    found = preset_for(name, preset)
+    found.check()
+    assert found.preset == preset and found.data == defaults(name)
+    if name == "sprites":
+        assert found.codec.codec == "palette" and found.text.max_tokens == 32
+    else:
+        assert found == replace(PRESETS[preset], data=defaults(name))
 
 
 def test_another_shape_than_prepared_is_refused(folder):
@@ -361,7 +374,7 @@ def test_another_shape_than_prepared_is_refused(folder):
 def test_what_is_no_data_set_is_refused(tmp_path):
     (tmp_path / "a.tsv").write_text("")
     for name, says in (("mnist", "not there"), (tmp_path / "a.tsv", "which is a file")):
-        with pytest.raises(TinygifError, match=f"expected moving_mnist, shapes, a folder.*{says}"):
+        with pytest.raises(TinygifError, match=f"expected moving_mnist, shapes, sprites, a .*{says}"):
             open_dataset(config(name))
 
 

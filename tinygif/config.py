@@ -158,7 +158,7 @@ class SampleConfig:
     guidance: Annotated[float, Doc(GUIDANCE_HELP)] = 3.0
     solver: SolverName = "ddpm"
     """ddpm adds fresh noise at each step, so it can correct mistakes, but needs more steps."""
-    sample_steps: int = 50
+    sample_steps: int = 20
     eta: float | None = None
     """Fresh noise in each ddim step, 0 to 1."""
     dynamic_threshold: float | None = None

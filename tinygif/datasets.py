@@ -11,6 +11,7 @@ from tinygif.errors import TinygifError
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.shapes import Shapes
 from tinygif.sprites import Sprites
+from tinygif.unet import UNetConfig
 
 DATASETS = {"moving_mnist": MovingMNIST, "shapes": Shapes, "sprites": Sprites}
 """The data sets that are drawn. Any other name is taken as a folder of clips."""
@@ -50,13 +51,25 @@ def defaults(name: str) -> DataConfig:
     return replace(data, size=settings["size"], frames=settings["frames"], fps=fps)
 
 
+SPRITES = UNetConfig(
+    width=32, multipliers=(4, 8), levels=("text", "text"), middle=("space+text", "space+text"),
+    patch=4, time_patch=8, pixel_shuffle=True,
+)  # fmt: skip
+"""A character stands where it is, so all its frames may be one group; words say where a colour is,
+so every level attends to them."""
+
+
 def preset_for(name: str, preset: str) -> Config:
     """A preset for a data set. Sprites have long captions and the colours of a palette."""
     config = replace(PRESETS[preset], data=defaults(name))
     if name != "sprites":
         return config
-    text = replace(config.text, max_tokens=32)
-    return replace(config, codec=replace(config.codec, codec="palette"), text=text)
+    text, codec = replace(config.text, max_tokens=32), replace(config.codec, codec="palette")
+    config = replace(config, codec=codec, text=text)
+    if preset != "tiny":
+        return config
+    train = replace(config.train, minutes=15.0, batch_size=32, short_frames=None, ema=0.995)
+    return replace(config, model=SPRITES, train=train)
 
 
 def open_dataset(config: Config) -> tuple[Dataset, Dataset | None, Config]:

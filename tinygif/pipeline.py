@@ -22,10 +22,10 @@ from tinygif.gif import encode_gif, enlarge, fps_delays, grid
 from tinygif.guidance import Denoiser, Thresholded, guide
 from tinygif.text import Condition, Text, TextToGif, Tokenizer
 
-WEIGHTS = Path(__file__).parent / "weights"
-"""Trained models that come with the package; README.md in there is their card."""
-SHIPPED = WEIGHTS / "moving_mnist.safetensors"
-"""The one that draws if there is no run."""
+SHIPPED = Path(__file__).parent / "weights" / "moving_mnist.safetensors"
+"""The trained model that draws if there is no run. weights/README.md is the models' card."""
+NAMES = ("moving_mnist", "sprites")
+"""The trained models that come with the package."""
 
 
 class GeneratedClips:
@@ -187,8 +187,8 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     """
     if path is None:
         file = newest(MODEL) or SHIPPED
-    elif not Path(path).exists() and (WEIGHTS / f"{path}.safetensors").exists():
-        file = WEIGHTS / f"{path}.safetensors"
+    elif str(path) in NAMES and not Path(path).exists():
+        file = SHIPPED.with_name(f"{path}.safetensors")
     else:
         file = Path(path) / MODEL if Path(path).is_dir() else Path(path)
     if not file.exists():
