@@ -381,7 +381,7 @@ def test_flags_start_from_what_the_data_and_the_checkpoint_are(trained, monkeypa
     assert set(about.words) == {*moving_mnist.WORDS, *dataset.words} and int(state.step) == 0
     assert len(state.model.text.embedding) == len(about.words) + 2
     output = capsys.readouterr().out
-    assert f"from {trained / MODEL}" in output and "new: 16 words, model.stem" in output
+    assert f"from {trained / MODEL}" in output and "new: 15 words, model.stem" in output
 
 
 def test_a_folder_gives_its_run_its_name(pets, tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def defaults(name: str) -> DataConfig:
 
 
 SPRITES = UNetConfig(
-    width=32, multipliers=(4, 8), levels=("text", "text"), middle=("space+text", "space+text"),
+    width=32, multipliers=(4, 8), levels=("text", "text"), middle=("space+text", "text"),
     patch=4, time_patch=8, pixel_shuffle=True,
 )  # fmt: skip
 """A character stands where it is, so all its frames may be one group; words say where a colour is,
