@@ -28,7 +28,7 @@ from tinygif.moving_mnist import sentences
 from tinygif.pipeline import Pipeline, prompt_reader
 from tinygif.text import Text
 from tinygif.towers import embeddings
-from tinygif.towers.embeddings import BATCH, Embeddings, Store, resolve_tower
+from tinygif.towers.embeddings import Embeddings, Store, resolve_tower
 
 PROMPTS = ["a 7 moving left", "an 8 standing still", "a 3", "two going up left quickly and slowly"]
 
