@@ -37,7 +37,7 @@ class Options:
     checkpoint: Path | None = None
     """A run folder or a model file; by default the newest run."""
     out: Path | None = None
-    """x.gif, x.mp4, or x.png (a strip of frames); by default named after the prompt."""
+    """x.gif, x.apng, x.mp4, or x.png (a strip of frames); by default named after the prompt."""
     count: int = 1
     """Clips per prompt."""
     seed: int | None = None
@@ -61,7 +61,7 @@ class Options:
     scale: int | None = None
     """Enlarge every pixel this many times; by default until a clip is about 128 pixels wide."""
     transparent: bool = False
-    """Make the plain background of a clip, and of a sheet, transparent."""
+    """Make the plain background of a clip and of a sheet transparent; a grid of clips keeps it."""
     sheet: Path | None = None
     """Also write all frames into one x.png, and x.json beside it, as games read them."""
     trajectory: bool = False
@@ -84,15 +84,18 @@ def film(clips_of_steps: Iterable[np.ndarray]) -> np.ndarray:
 
 def check_outputs(options: Options, out: Path, fps: int | float, frames: int) -> None:
     """Refuse, before anything is sampled, files that could not be written."""
-    opaque = options.transparent and out.suffix == ".mp4"
+    opaque = options.transparent and out.suffix.lower() == ".mp4"
     expect(not opaque, ".gif, .apng or .png for --transparent", out.name)
     gif.check_output(out, fps, frames)
     count = len(options.prompt) * options.count
     if options.sheet is not None:
         got = f"{str(options.sheet)!r}: change the extension"
-        expect(options.sheet.suffix == ".png", "a --sheet that ends in .png", got)
+        expect(options.sheet.suffix.lower() == ".png", "a --sheet that ends in .png", got)
+        expect(options.sheet != out, "two files for --sheet and --out", str(out))
         gif.check_output(options.sheet, fps, frames)
+        gif.fps_delays(frames, fps)
     if options.transparent:
+        expect(not options.trajectory, "--transparent without --trajectory, which is noise", "both")
         one = count == 1 or options.sheet is not None
         expect(one, "one clip for --transparent, or --sheet", f"{count} clips")
 

@@ -2,7 +2,7 @@
 
     python train.py --dataset moving_mnist                  # two CPU cores, under 15 minutes
     python train.py --dataset moving_mnist --preset small   # one GPU
-    python train.py --dataset path/to/folder                # captioned GIFs; or shapes
+    python train.py --dataset path/to/folder                # captioned GIFs; or shapes, sprites
     python train.py --resume                                # continue the newest run
     python train.py --resume --minutes 30                   # train a finished run for longer
 
@@ -59,9 +59,10 @@ class Run(Config):
     """Continue the run in --out, or the newest run, with its own settings. A larger --steps or
     --minutes makes the run longer."""
     init: str | None = None
-    """Start from the weights of a checkpoint; moving_mnist is the one that comes with tinygif. Its
-    codec is used, and its model, text and diffusion settings become the defaults of the flags.
-    Weights are copied where name and shape agree; new words get new rows in the embedding."""
+    """Start from the weights of a checkpoint; moving_mnist and sprites come with tinygif. Its
+    autoencoder is used, if it has one, and its model, text and diffusion settings become the
+    defaults of the flags. Weights are copied where name and shape agree; new words get new rows in
+    the embedding."""
 
 
 def parse(arguments: list[str]) -> Run:
@@ -78,9 +79,10 @@ def parse(arguments: list[str]) -> Run:
         default = replace(default, model=MODELS[chosen.model]())
     if chosen.init is not None:
         config = checkpoint.read_about(find_checkpoint(chosen.init)).config
+        longest = max(config.text.max_tokens, default.text.max_tokens)
         default = replace(
             default, codec=replace(config.codec, codec_steps=0), model=config.model,
-            text=config.text, diffusion=config.diffusion,
+            text=replace(config.text, max_tokens=longest), diffusion=config.diffusion,
         )  # fmt: skip
     if chosen.resume:
         flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}
@@ -122,6 +124,8 @@ def open_codec(
         theirs = checkpoint.read_about(find_checkpoint(init)).config.codec.codec
         expect(name == theirs, f"the codec of {init}, {theirs}, with --init", name)
     if name == "palette":
+        got = f"{config.data.channels}: add --channels 3, or --codec pixels"
+        expect(config.data.channels == 3, "3 channels for --codec palette", got)
         clips, _ = read_batch(dataset, 0, Slice(0, PALETTE_CLIPS, 1))
         return config, Palette(find_palette(clips))
     if name in ("pixels", "autoencoder"):
@@ -190,7 +194,7 @@ def train(
     def write_samples() -> None:  # the same prompts and noise every time
         log.finish_step()
         pipeline = Pipeline(state.ema, config, about.words)
-        clips, scale = pipeline(dataset.prompts, steps=min(25, schedule.T)), max(1, 96 // data.size)
+        clips, scale = pipeline(dataset.prompts), max(1, 96 // data.size)
         write_gif(folder / "samples" / f"{done:06d}.gif", clips.picture(scale), data.fps)
 
     step, state, tflop = training.make_step(config, mesh), training.replicate(state, mesh), {}

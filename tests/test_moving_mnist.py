@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygif import files, moving_mnist
-from tinygif.config import DataConfig
+from tinygif.config import DataConfig, TextConfig
 from tinygif.data import COLORS
 from tinygif.errors import TinygifError
 from tinygif.moving_mnist import (
@@ -307,6 +307,13 @@ def test_captions_say_one_thing_in_few_of_all_its_wordings(said):
     article = "an" if said[0] == 8 and not said[3] else "a"
     assert {text.split()[0] for text in usual} == {article}
     assert {read_sentence(text)["article"] for text in others} == {"a", "an", "the", None}
+
+
+def test_the_longest_caption_of_two_coloured_digits_can_be_read():
+    texts = [text for way in DIRECTIONS for speed in ("", "slowly", "quickly")
+             for part in sentences(8, way, speed, "purple") for text in part]  # fmt: skip
+    longest = max(len(text.split()) for text in texts)
+    assert longest == 11 and 2 * longest + 1 <= TextConfig().max_tokens
 
 
 @pytest.mark.parametrize("hold_out", [True, False])

@@ -117,7 +117,7 @@ def test_an_index_is_a_clip_in_the_sheets_own_colours(data, index):
 @given(indices)
 def test_captions_are_true_of_their_plans(data, index):
     text, plan = data[index][1], plan_of(data, index)
-    assert set(text.split()) <= set(WORDS) and len(text.split()) <= 32
+    assert set(text.split()) <= set(WORDS) and len(text.split()) <= 40
     said = [part for part, phrases in PHRASES.items()
             for phrase in phrases[getattr(plan, part)] if phrase in text]  # fmt: skip
     for part, phrases in PHRASES.items():
@@ -233,9 +233,9 @@ def test_what_is_in_the_cache_is_not_downloaded_again(folder, tmp_path, monkeypa
     assert download_sheets() == tmp_path / "sprites"
 
 
-@pytest.mark.parametrize(("field", "value"), [("channels", 1), ("size", 16)])
+@pytest.mark.parametrize(("field", "value"), [("channels", 1), ("size", 40)])
 def test_clips_that_cannot_show_a_sprite_are_refused(folder, field, value):
-    with pytest.raises(TinygifError, match="3 channels and a size of at least 32"):
+    with pytest.raises(TinygifError, match="3 channels and a size of at least 48"):
         Sprites(config(folder, **{field: value}))
 
 

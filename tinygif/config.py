@@ -76,7 +76,7 @@ class TextConfig:
     text_width: int = 128
     text_depth: int = 2
     """Trained transformer layers, on word embeddings or on top of a tower."""
-    max_tokens: int = 16
+    max_tokens: int = 24
     """Length of the longest prompt, in words; or in a tower's tokens, start and end included."""
 
 

@@ -1,4 +1,4 @@
-"""The data set that a config names: digits, shapes, or the clips of a folder. Lesson 14."""
+"""The data set that a config names: digits, shapes, sprites, or a folder's clips. Lesson 14."""
 
 import dataclasses
 from dataclasses import replace
@@ -39,7 +39,7 @@ def check_fields(data: DataConfig) -> None:
 def defaults(name: str) -> DataConfig:
     """The defaults of the data flags: moving_mnist is gray, all else is in colour.
 
-    A folder that was prepared also sets size, frames and fps.
+    Sprites set size and frames; a folder that was prepared sets size, frames and fps.
     """
     if name == "sprites":
         return DataConfig(dataset=name, channels=3, size=64, frames=8)
@@ -64,7 +64,7 @@ def preset_for(name: str, preset: str) -> Config:
     config = replace(PRESETS[preset], data=defaults(name))
     if name != "sprites":
         return config
-    text, codec = replace(config.text, max_tokens=32), replace(config.codec, codec="palette")
+    text, codec = replace(config.text, max_tokens=40), replace(config.codec, codec="palette")
     config = replace(config, codec=codec, text=text)
     if preset != "tiny":
         return config

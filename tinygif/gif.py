@@ -1,4 +1,4 @@
-"""Clips in files: GIF, PNG strip, MP4. Nothing here needs JAX.
+"""Clips in files: GIF, APNG, PNG strip, MP4. Nothing here needs JAX.
 
 A clip is an array `uint8 (f, h, w, c)` and, for a GIF, one delay in milliseconds per frame.
 GIF89a specification: https://www.w3.org/Graphics/GIF/spec-gif89a.txt

@@ -25,8 +25,9 @@ NEAR = 24
 def cut_out(clip: UInt8[np.ndarray, "f h w c"]) -> UInt8[np.ndarray, "f h w 4"]:
     """The clip as RGBA, its plain background transparent.
 
-    The background is what has the colour of the upper left corner and is connected with the border,
-    frame by frame; the same colour within the figure stays. Pixels are opaque or transparent.
+    The background is what has the colour of the first frame's upper left corner and is connected
+    with the frame's border; the same colour within the figure stays. Pixels are opaque or
+    transparent.
     """
     rgb = np.broadcast_to(clip, (*clip.shape[:3], 3))
     paper = np.abs(rgb.astype(int) - rgb[:1, :1, :1]).max(-1) <= NEAR
@@ -42,8 +43,8 @@ def flood(mask: Bool[np.ndarray, "f h w"]) -> Bool[np.ndarray, "f h w"]:
     while count != (count := int(reached.sum())):
         for axis in (1, 2):
             for shift in (1, -1):
-                moved = np.roll(reached, shift, axis)  # around the border, where paper is border
-                reached |= moved & mask
+                # wraps round, but pixels of the mask at the border are reached already
+                reached |= np.roll(reached, shift, axis) & mask
     return reached
 
 

@@ -80,6 +80,7 @@ SHEETS = {
 """SHA-256 of each sheet: `PART/NUMBER.png`. A later part lies over the earlier ones."""
 
 CELL = 64  # side of a cell in pixels; a sheet has 13 columns of them
+SMALLEST = 48  # of a smaller clip the hair would be cut off
 SKINS = ("pale", "tanned", "grey", "blue", "brown", "dark", "green")
 ORC = 6  # the last body is that of an orc
 EYES = ("blue", "brown", "red", "green", "orange")
@@ -179,21 +180,16 @@ class Sprites:
         "a grey person with orange hair in a white shirt and golden leggings thrusting right",
         "an orc with blue hair in chain mail and red trousers shooting to the front",
     )
-    """Examples to draw while training."""
+    """Examples to draw while training, which never shows the first and the last of them."""
     about = "characters of 39 sheets in 5 actions"
 
     def __init__(self, config: DataConfig, *, held_out: bool = False):
         got = f"{config.channels} and {config.size}: change --channels or --size"
-        expect(config.channels == 3 and config.size >= 32, "3 channels and a size of at least 32",
-               got)  # fmt: skip
+        what = f"3 channels and a size of at least {SMALLEST}"
+        expect(config.channels == 3 and config.size >= SMALLEST, what, got)
         folder = Path(config.sprites_dir) if config.sprites_dir else download_sheets()
         self.sheets = load_sheets(folder)
         self.config, self.held_out = replace(config, sprites_dir=str(folder)), held_out
-
-    @property
-    def palette(self) -> UInt8[np.ndarray, "n 3"]:
-        """Every colour that a clip can have."""
-        return np.unique(self.sheets.colors[1:], axis=0)
 
     def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w 3"], str]:
         return self.example(index, self.config.frames)
@@ -207,10 +203,8 @@ class Sprites:
         clip = self.sheets.draw(plan, whole, self.config.size)
         return clip[(start + np.arange(frames)) % whole], text
 
-    @property
-    def captions(self) -> list[str]:
-        """Captions of the first clips; there are billions."""
-        return [self.example(i, 1)[1] for i in range(1000)]
+    captions: tuple[str, ...] = ()
+    """None to be encoded in advance by a tower: there are billions."""
 
 
 # ---- captions --------------------------------------------------------------------------------
@@ -329,8 +323,8 @@ def load_sheets(folder: Path) -> Sheets:
             except (OSError, SyntaxError, ValueError) as error:
                 raise TinygifError(
                     f"expected the sheet {part}/{number}.png in {folder}, got: {error}. Point "
-                    "--sprites-dir at a folder with the 39 sheets; or leave it out: then they are "
-                    "downloaded."
+                    "--sprites-dir at a folder with the 39 undamaged sheets; or delete these and "
+                    "leave it out: then they are downloaded."
                 ) from error
             expect(x.shape == (21 * CELL, 13 * CELL, 4), f"{file} of 832 x 1344 pixels", x.shape)
             rgb = x[..., :3].astype(np.int32) @ (65536, 256, 1)

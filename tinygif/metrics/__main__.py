@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from tinygif.errors import TinygifError, run_command
+from tinygif.errors import TinygifError, expect, run_command
 from tinygif.guidance import GUIDANCE_HELP
 from tinygif.metrics.evaluation import SweepName, evaluate, sweep
 from tinygif.metrics.report import format_report, format_table
@@ -40,7 +40,8 @@ class Options:
     no_time: bool = False
     """Switch off the layers that mix frames, to see how much they help."""
     free_prompts: bool = False
-    """Measure up to 160 prompts instead, about digits, in words that training never used."""
+    """Measure other prompts about digits: in words that training never used, for a run with --text;
+    else in known words, as no training caption says it."""
     sweep: SweepName | None = None
     """Measure several values of a setting instead, on prompts of one digit: a table and a plot."""
     clip_score: str | None = None
@@ -59,9 +60,12 @@ def main(options: Options) -> None:
     keep_compiled()
     pipeline = load(options.checkpoint)
     if options.sprites_dir is not None:
+        dataset, found = pipeline.config.data.dataset, options.sprites_dir.is_dir()
+        expect(dataset == "sprites", "a checkpoint of sprites for --sprites-dir", dataset)
+        expect(found, "a folder with the sheets as --sprites-dir", str(options.sprites_dir))
         data = replace(pipeline.config.data, sprites_dir=str(options.sprites_dir))
         pipeline.config = replace(pipeline.config, data=data)
-    beside = Path() if pipeline.path == SHIPPED else pipeline.path.parent
+    beside = Path() if pipeline.path.parent == SHIPPED.parent else pipeline.path.parent
     out = options.out or beside / "metrics"
     choices = dict(steps=options.steps, solver=options.solver, guidance=options.guidance,
                    count=options.count, seed=options.seed, no_time=options.no_time)  # fmt: skip

@@ -39,8 +39,7 @@ from tinygif.pipeline import Pipeline
 from tinygif.sampler import SolverName
 from tinygif.unet import without_time
 
-ROWS = ("one digit, seen pairs", "one digit, held-out pairs", "one digit, all", "two digits",
-        "one digit, new wordings")  # fmt: skip
+ROWS = ("one digit, seen pairs", "one digit, held-out pairs", "one digit, all", "two digits")
 OVERLAP = ("real, strokes mostly apart", "real, strokes often overlap")
 SWEEPS = {
     "guidance": (1.0, 2.0, 3.0, 4.0, 6.0),
@@ -59,9 +58,8 @@ ROOM = 20_000_000  # bytes that the files of an evaluation may take
 def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Evaluation:
     """What the oracle reads, how steady a digit is, and how near clips come to real ones.
 
-    Half of the prompts are about two digits, if the model was trained on two. A quarter more say
-    what no caption says so. Real clips have the same captions and are drawn with test digits: the
-    oracle's score on them is the ceiling.
+    Half of the prompts are about two digits, if the model was trained on two. Real clips have the
+    same captions and are drawn with test digits: the oracle's score on them is the ceiling.
     "nearest" is None unless the digits that the model was trained on are on this machine.
     """
     test_digits = unseen_data(config.data)
@@ -70,7 +68,6 @@ def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Ev
     ones = count if data.digits == 1 else count - count // 2
     captions = make_captions(ones, 1, data, seed)
     captions += make_captions(count - ones, 2, data, seed, held_out)
-    captions += make_captions(count // 4, 1, data, seed, reworded=True)
     generated = judge(sample(captions), captions, data)
     clips, overlaps = draw_clips(test_digits, captions, seed)
     real = judge(clips, captions, data)
@@ -79,7 +76,7 @@ def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Ev
     generated_ones, real_ones = (reading[:ones] for reading in readings.values())
     known = are_trained_on(data, config.data)
     result = {
-        "table": make_table(generated, real, overlaps, held_out, count),
+        "table": make_table(generated, real, overlaps, held_out),
         "constancy": {
             name: float(np.mean(stats.constancy(clips[:ones])))
             for name, clips in {"generated": generated.clips, "real": clips}.items()
@@ -94,21 +91,18 @@ def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Ev
 
 
 def make_table(
-    generated: Judged, real: Judged, overlaps: Float[np.ndarray, " b"], held_out: Sequence[tuple],
-    count: int,
-) -> dict[str, Any]:  # fmt: skip
+    generated: Judged, real: Judged, overlaps: Float[np.ndarray, " b"], held_out: Sequence[tuple]
+) -> dict[str, Any]:
     """Rows of `shares`, for generated and for real clips; None where there is no such clip.
 
-    Clips from number `count` on are those of new wordings. Two more rows are for real clips only:
-    those with two digits whose strokes overlap in at most half of the frames, and in more.
+    Two more rows are for real clips only: those with two digits whose strokes overlap in at most
+    half of the frames, and those where they overlap in more.
     """
     expected = [parse_caption(text) for text in generated.captions]
-    new = np.arange(len(expected)) >= count
-    one = ~new & np.array([len(digits) == 1 for digits in expected])
-    two = ~new & ~one
-    held = one & np.array([digits[0][:2] in held_out for digits in expected])
+    two = np.array([len(digits) == 2 for digits in expected])
+    held = ~two & np.array([digits[0][:2] in held_out for digits in expected])
     table = {}
-    for name, chosen in zip(ROWS, (one & ~held, held, one, two, new)):
+    for name, chosen in zip(ROWS, (~two & ~held, held, ~two, two)):
         rights = {"generated": generated.right[chosen], "real": real.right[chosen]}
         table[name] = {kind: shares(right, COLUMNS) for kind, right in rights.items()}
     for name, chosen in zip(OVERLAP, (two & (overlaps <= 0.5), two & (overlaps > 0.5))):

@@ -21,7 +21,6 @@ from tinygif.moving_mnist import (
     SPEEDS,
     SYNONYMS,
     MovingMNIST,
-    caption,
     sentences,
     wordings,
 )
@@ -63,11 +62,12 @@ def make_captions(
     """Captions of one digit, which go through all pairs of digit and direction; or of two digits.
 
     Two digits and their directions are drawn at random, but never a pair in `avoid`. Speeds take
-    turns, and so do colours if clips have them. `reworded`: say it as no training caption does.
+    turns, and so do colours if clips have them. Captions are in usual words; with `reworded` they
+    are sentences of known words that no training caption uses for what they say.
     """
     rng, directions, speeds = np.random.default_rng([seed, 3]), list(DIRECTIONS), list(SPEEDS)
     pairs = [(d, name) for d in range(10) for name in directions if (d, name) not in avoid]
-    sentences = []
+    found = []
     for i in range(count):
         chosen = [(i % 10, directions[i % 9])]
         if digits == 2:
@@ -76,19 +76,12 @@ def make_captions(
         for k, (digit, direction) in enumerate(chosen):
             speed = "" if direction == "still" else speeds[(i // 9 + i + k) % 3]
             color = DIGIT_COLORS[(i + k) % len(DIGIT_COLORS)] if data.channels == 3 else ""
-            say = reword if reworded else caption
-            parts.append(say(rng, digit, direction, speed, color))
-        sentences.append(" and ".join(parts))
-    return sentences
-
-
-def reword(
-    rng: np.random.Generator, digit: int, direction: str, speed: str, color: str = ""
-) -> str:
-    """A sentence in known words that no training caption uses for what it says."""
-    known = wordings(digit, direction, speed, color)
-    usual, others = sentences(digit, direction, speed, color)
-    return str(rng.choice([text for text in usual + others if text not in known]))
+            known = wordings(digit, direction, speed, color)
+            usual, others = sentences(digit, direction, speed, color)
+            new = [text for text in usual + others if text not in known]
+            parts.append(str(rng.choice(new if reworded else usual)))
+        found.append(" and ".join(parts))
+    return found
 
 
 def draw_clips(

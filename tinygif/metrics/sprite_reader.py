@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from tinygif.codec import keep_commonest
+from tinygif.codec import CLIP_COLORS, keep_commonest
 from tinygif.config import Config
 from tinygif.data import COLORS
 from tinygif.metrics.report import Evaluation, Sample
@@ -57,7 +57,7 @@ def evaluate_sprites(sample: Sample, config: Config, count: int, seed: int) -> E
              for h in held]  # fmt: skip
     prompts = [full_caption(plan) for plan in plans]
     real = np.stack([dataset.sheets.draw(plan, data.frames, data.size) for plan in plans])
-    clips, table, result = {"generated": sample(prompts), "real": real}, {}, {}
+    clips, result = {"generated": sample(prompts), "real": real}, {}
     rows = ("sprites, seen", "sprites, held-out", "sprites, all")
     table = {row: {} for row in rows}
     for kind, some in clips.items():
@@ -103,14 +103,14 @@ def describe_art(
     x = clips.astype(np.float32)
     steps = np.sqrt(((x - np.roll(x, 1, 1)) ** 2).mean((2, 3, 4)))  # the first is from the last
     walks = np.array([plan.action == "walk" for plan in plans])
-    few = np.stack([keep_commonest(clip, 32) for clip in clips]).astype(np.float32)
+    few = np.stack([keep_commonest(clip, CLIP_COLORS) for clip in clips]).astype(np.float32)
     feet = np.array([foot_drift(clip) for clip in clips])
     return {
         "RMS to what was read": float(np.mean([reading.rms for reading in readings])),
         "RMS to its 32 commonest colours": float(np.sqrt(((few - x) ** 2).mean())),
         "feet that drift by at most a pixel, %": percent(feet[~walks] <= 1),
         "walks that close their loop, %": percent(
-            (steps[:, 0] <= 1.25 * steps[:, 1:].max(1))[walks]
+            (steps[:, 0] <= 1.25 * steps[:, 1:].max(1, initial=0))[walks]
         ),
     }
 
@@ -125,7 +125,7 @@ def foot_drift(clip: UInt8[np.ndarray, "f h w 3"]) -> int:
     paper = paper_of(clip)
     drawn = (np.abs(clip.astype(int) - COLORS[paper]).max(-1) > 40).any(2)
     lowest = drawn.shape[1] - drawn[:, ::-1].argmax(1)
-    return int(np.abs(np.diff(lowest)).max())
+    return int(np.abs(np.diff(lowest)).max(initial=0))
 
 
 def paper_of(clip: UInt8[np.ndarray, "f h w 3"]) -> str:
