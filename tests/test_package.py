@@ -13,7 +13,8 @@ pytest.importorskip("setuptools", "77", reason="older ones cannot read pyproject
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 CARGO = (
-    "optdigits.npz", "metrics/oracle.npz", "weights/moving_mnist.safetensors", "weights/README.md"
+    "optdigits.npz", "metrics/oracle.npz", "weights/moving_mnist.safetensors",
+    "weights/sprites.safetensors", "weights/README.md",
 )  # fmt: skip
 BUILD = "from setuptools import build_meta; build_meta.build_{}({!r})"
 USE = """

@@ -16,6 +16,7 @@ from tiny import ABOUT, CONFIG, DATA, model
 
 import tinygif
 from tinygif import checkpoint
+from tinygif.codec import CLIP_COLORS
 from tinygif.errors import TinygifError
 from tinygif.pipeline import SHIPPED, GeneratedClips, Pipeline, find_checkpoint
 
@@ -185,7 +186,7 @@ def test_a_wrong_solver_is_refused_with_a_sentence(pipeline, monkeypatch):
 
 @pytest.mark.parametrize(("prompts", "says"), [
     ("a 7 moving leftt", "does not know the word 'leftt'.*left"), ("", "no words"),
-    (" ".join(["a"] * 17), "at most 16"), ([], "at least one prompt"),
+    (" ".join(["a"] * 25), "at most 24"), ([], "at least one prompt"),
 ])  # fmt: skip
 def test_wrong_prompts_are_refused_with_a_sentence(pipeline, prompts, says):
     with pytest.raises(TinygifError, match=says):
@@ -295,6 +296,17 @@ def test_the_shipped_model_is_small_and_whole():
     assert shipped.config.data.frames >= 16 and shipped.config.data.size >= 32
     leaves = jax.tree.leaves(eqx.filter(shipped.model, eqx.is_array))
     assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_the_shipped_sprites_are_small_and_pixel_art():
+    file = find_checkpoint("sprites")
+    assert file.stat().st_size <= 16e6
+    sprites = tinygif.load("sprites")
+    config = sprites.config
+    assert config.data.sprites_dir is None and (config.data.size, config.data.frames) == (64, 8)
+    clips = sprites(["an orc with purple hair walking left"], seed=0, steps=2).array
+    assert clips.shape == (1, 8, 64, 64, 3)
+    assert len(np.unique(clips.reshape(-1, 3), axis=0)) <= CLIP_COLORS
 
 
 def test_load_gives_the_pipeline_that_was_saved(two, tmp_path):

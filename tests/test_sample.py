@@ -204,7 +204,7 @@ def test_an_unknown_word_is_exit_code_2_with_words_near_it(run, here):
 
 
 @pytest.mark.parametrize(("words", "says"), [
-    (["--prompt", "a " * 17], "at most 16"),
+    (["--prompt", "a " * 25], "at most 24"),
     (["--prompt", ""], "no words"),
     (["--prompt", ONE, "--negative-prompt", "blurry"], "'blurry'"),
     (["--prompt", ONE, "--steps", 51], "between 1 and T=50"),
