@@ -79,6 +79,14 @@ def test_a_clip_keeps_its_commonest_colours():
     np.testing.assert_array_equal(keep_commonest(decoded, CLIP_COLORS), decoded)
 
 
+def test_a_colour_near_a_commoner_one_goes():
+    clip = np.full((1, 8, 8, 3), 255, np.uint8)
+    clip[0, 0, :4], clip[0, 1, :3], clip[0, 2, :2] = (250, 240, 255), (230, 255, 255), (5, 0, 0)
+    flat = keep_commonest(clip, CLIP_COLORS)
+    assert (flat[0, 0] == 255).all() and (flat[0, 1, :3] == clip[0, 1, :3]).all()
+    assert (flat[0, 2, :2] == clip[0, 2, :2]).all() and (flat[0, 3:] == 255).all()
+
+
 def test_a_palette_travels_as_one_array_of_a_fixed_size():
     few, many = (Palette(find_palette(art(n, np.random.default_rng(0))[1][None])) for n in (5, 80))
     assert few.colors.shape == many.colors.shape == (1024, 3)

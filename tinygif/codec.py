@@ -54,13 +54,15 @@ COLORS = 1024
 """The largest number of colours in a palette."""
 CLIP_COLORS = 32
 """The largest number of colours in a clip that `Palette` decodes."""
+NEAR = 16
+"""Two colours of such a clip differ by more than this, in at least one channel."""
 
 
 class Palette(Pixels):
     """The codec of pixel art: decoding gives every pixel a colour of the data set's palette.
 
     A model's small errors are rounded away, so that areas are flat and edges are hard. Of the
-    colours in a clip only the 32 commonest are kept.
+    colours in a clip only the 32 commonest are kept, and of two near ones the commoner.
     """
 
     colors: UInt8[Array, "n 3"]
@@ -90,11 +92,16 @@ def nearest_color(
 
 
 def keep_commonest(clip: UInt8[np.ndarray, "f h w 3"], most: int) -> UInt8[np.ndarray, "f h w 3"]:
-    """The clip in its `most` commonest colours; a rarer one becomes the nearest of them."""
+    """The clip in its `most` commonest colours that are not NEAR a commoner one.
+
+    All other pixels get the nearest of these.
+    """
     colors, counts = np.unique(clip.reshape(-1, 3), axis=0, return_counts=True)
-    if len(colors) <= most:
-        return clip
-    return nearest_color(clip, colors[np.argsort(-counts, kind="stable")[:most]])
+    kept: list[np.ndarray] = []
+    for color in colors[np.argsort(-counts, kind="stable")].astype(int):
+        if len(kept) < most and all(np.abs(color - other).max() > NEAR for other in kept):
+            kept.append(color)
+    return nearest_color(clip, np.array(kept, np.uint8))
 
 
 def find_palette(clips: UInt8[np.ndarray, "b f h w 3"]) -> UInt8[np.ndarray, "n 3"]:
