@@ -82,7 +82,7 @@ def test_clips_pooled_vector_is_of_its_own_width(folders):
     config = resolve_tower(TextConfig(text=str(folders["clip"])))
     assert config.text_pool == "last" and config.text_dims == (24, 20)
     got = Embeddings(config).batch(PROMPTS)
-    assert got.states.shape == (4, 16, 24) and got.pooled.shape == (4, 20)
+    assert got.states.shape == (4, 24, 24) and got.pooled.shape == (4, 20)
 
 
 def test_company_changes_no_bit(folders, tmp_path, monkeypatch):
@@ -310,7 +310,7 @@ def test_words_need_no_tower(monkeypatch):
     no_tower(monkeypatch)
     config = tiny.CONFIG.text
     assert resolve_tower(config) is config
-    assert prompt_reader(config, tiny.DATA.words).batch(["a 3", None]).shape == (2, 16)
+    assert prompt_reader(config, tiny.DATA.words).batch(["a 3", None]).shape == (2, 24)
 
 
 def test_resolving_fills_in_what_was_left_open(folders, config):

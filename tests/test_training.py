@@ -74,7 +74,7 @@ class Pointwise(eqx.Module):
 
 def small_model(seed: int = 0) -> TextToGif:
     def build():
-        text = TextEncoder(len(TOKENIZER), 8, 1, max_tokens=16, key=KEY)
+        text = TextEncoder(len(TOKENIZER), 8, 1, max_tokens=24, key=KEY)
         return TextToGif(text, Pointwise(jnp.zeros((2, 8)), jnp.zeros((1, 1, 1, 1))), Pixels(1))
 
     return tiny.random_arrays(eqx.filter_eval_shape(build), seed)
