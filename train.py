@@ -26,14 +26,14 @@ import numpy as np
 import tyro
 
 from tinygif import checkpoint, files, optimizer, training
-from tinygif.autoencoder import Autoencoder
+from tinygif.autoencoder import FOLDS, Autoencoder
 from tinygif.checkpoint import CODEC, MODEL, STATE, About
-from tinygif.codec import Palette, Pixels, find_palette
+from tinygif.codec import FITTED, Pixels
 from tinygif.codec_training import train_codec
 from tinygif.config import MODELS, PRESETS, Config, named_keys
 from tinygif.data import Dataset, Slice, prefetch, read_batch, slice_at
 from tinygif.datasets import open_dataset, preset_for
-from tinygif.errors import expect, run_command
+from tinygif.errors import TinygifError, expect, run_command
 from tinygif.gif import write_gif
 from tinygif.log import Log
 from tinygif.pipeline import Pipeline, find_checkpoint, keep_compiled, prompt_reader
@@ -41,8 +41,8 @@ from tinygif.towers import resolve_tower
 from tinygif.training import Batch, TrainState
 
 LOG_EVERY, HELD_OUT_EVERY, HELD_OUT_CLIPS = 10, 100, 32
-PALETTE_CLIPS = 2000
-"""Of so many clips one frame is searched for colours."""
+FITTED_CLIPS = 2000
+"""Palette and tiles are fitted to one frame of so many clips."""
 RESUME_FLAGS = ("--resume", "--out", "--steps", "--minutes")
 
 
@@ -123,12 +123,12 @@ def open_codec(
     if init is not None:
         theirs = checkpoint.read_about(find_checkpoint(init)).config.codec.codec
         expect(name == theirs, f"the codec of {init}, {theirs}, with --init", name)
-    if name == "palette":
+    if name in FITTED:
         got = f"{config.data.channels}: add --channels 3, or --codec pixels"
-        expect(config.data.channels == 3, "3 channels for --codec palette", got)
-        clips, _ = read_batch(dataset, 0, Slice(0, PALETTE_CLIPS, 1))
-        return config, Palette(find_palette(clips))
-    if name in ("pixels", "autoencoder"):
+        expect(config.data.channels == 3, f"3 channels for --codec {name}", got)
+        clips, _ = read_batch(dataset, 0, Slice(0, FITTED_CLIPS, 1))
+        return config, FITTED[name](clips)
+    if name in FOLDS:
         untrained = name == "autoencoder" and config.codec.codec_steps == 0 and init is None
         expect(not untrained, "--codec-steps of at least 1 for a new autoencoder", 0)
         return config, None
@@ -205,8 +205,13 @@ def train(
     progress = options.progress(done, log.seconds)
     log.show(progress, "compiling")
     while progress < 1:
-        with log.waiting():
-            clips, prompts = next(batches)
+        try:
+            with log.waiting():
+                clips, prompts = next(batches)
+        except TinygifError:  # such as a caption that is too long
+            if done > about.step:
+                save()
+            raise
         batch = Batch(clips, prompts, np.float32(progress))
         if clips.shape not in tflop:  # compiles the step: for long clips, and for short ones
             tflop[clips.shape] = training.count_tflop(step, state, batch, keys.train)

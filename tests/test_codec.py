@@ -2,11 +2,21 @@
 
 import inspect
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
 
-from tinygif.codec import CLIP_COLORS, Palette, Pixels, find_palette, keep_commonest
+from tinygif.codec import (
+    CLIP_COLORS,
+    COMPONENTS,
+    Palette,
+    Pixels,
+    cut_tiles,
+    find_palette,
+    fit_tiles,
+    keep_commonest,
+)
 from tinygif.errors import TinygifError
 
 
@@ -95,10 +105,54 @@ def test_a_palette_travels_as_one_array_of_a_fixed_size():
 
 def test_too_many_colours_are_refused():
     clips = np.random.default_rng(0).integers(0, 256, (1, 2, 32, 32, 3), dtype=np.uint8)
-    with pytest.raises(TinygifError, match="at most 1024 colours for --codec palette"):
+    with pytest.raises(TinygifError, match="at most 1024 colours for a palette"):
         find_palette(clips)
 
 
 def test_a_palette_refuses_nan():
     with pytest.raises(TinygifError, match="got NaN"):
         Palette(art(4, np.random.default_rng(0))[0]).decode(np.full((1, 3, 4, 4), np.nan))
+
+
+# ---- tiles -----------------------------------------------------------------------------------
+
+
+def blocks(colors: int, side: int = 4) -> np.ndarray:
+    """Clips of plain squares of a few colours, (8, 2, 16, 16, 3)."""
+    rng = np.random.default_rng(2)
+    palette, _ = art(colors, rng)
+    clips = palette[rng.integers(0, colors, (8, 2, 16 // side, 16 // side))]
+    return clips.repeat(side, 2).repeat(side, 3)
+
+
+def test_art_of_few_components_comes_back_exactly():
+    clips = blocks(9)
+    codec = fit_tiles(clips)
+    x0 = eqx.filter_jit(codec.encode)(clips)
+    assert x0.shape == (8, *codec.shape(2, 16)) == (8, 2, COMPONENTS, 4, 4)
+    np.testing.assert_array_equal(codec.decode(x0), clips)
+    np.testing.assert_array_equal(codec.decode(x0[3]), clips[3])
+
+
+def test_components_are_uncorrelated_and_their_deviations_are_near_each_other():
+    clips = blocks(60, side=1)
+    codec, tiles = fit_tiles(clips), cut_tiles(np.asarray(Pixels(3).encode(clips)))
+    np.testing.assert_allclose(codec.basis.T @ codec.basis, np.eye(COMPONENTS), atol=1e-5)
+    x0 = np.moveaxis(np.asarray(codec.encode(clips)), -3, -1).reshape(-1, COMPONENTS)
+    spread = np.cov(x0.T)
+    np.testing.assert_allclose(spread - np.diag(np.diag(spread)), 0, atol=0.02)
+    plain = np.sort(np.linalg.eigvalsh(np.cov(tiles.reshape(-1, 48).T)))[::-1][:COMPONENTS]
+    np.testing.assert_allclose(np.diag(spread), plain**0.25, rtol=1e-3)  # deviation^(1 - 3/4)
+
+
+def test_a_tile_is_four_by_four_pixels_of_all_channels():
+    x = np.arange(2 * 3 * 8 * 12).reshape(2, 3, 8, 12).astype(np.float32)
+    tiles = cut_tiles(x)
+    assert tiles.shape == (2, 2, 3, 48)
+    np.testing.assert_array_equal(tiles[1, 1, 2].reshape(3, 4, 4), x[1, :, 4:8, 8:12])
+
+
+def test_tiles_refuse_nan():
+    codec = fit_tiles(blocks(9))
+    with pytest.raises(TinygifError, match="got NaN"):
+        codec.decode(np.full(codec.shape(2, 16), np.nan, np.float32))

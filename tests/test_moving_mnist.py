@@ -534,7 +534,7 @@ def test_digits_that_are_there_need_no_lock(mirrors, monkeypatch):
     """The cache may be one that cannot be written to."""
     cache = mirrors("good")
     load_digits(None)
-    monkeypatch.setattr(moving_mnist, "lock", None)
+    monkeypatch.setattr(files, "lock", None)
     assert load_digits(None)[2] == str(cache)
 
 

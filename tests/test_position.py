@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quick import noise, random_weights
 
-from tinygif.position import RelativePositionBias, bucket, rotary
+from tinygif.position import RelativePositionBias, bucket, place_waves, rotary
 
 KEY = jax.random.key(0)
 seeds = st.integers(0, 2**31)
@@ -55,6 +55,21 @@ def test_rotary_keeps_the_type_and_refuses_odd_widths():
     assert turn(jnp.ones((3, 1, 4), jnp.bfloat16)).dtype == jnp.bfloat16
     with pytest.raises(ValueError, match="expected an even head width, got 3"):
         rotary(jnp.ones((2, 1, 3)))
+
+
+@pytest.mark.parametrize(("h", "w"), [(16, 16), (8, 20), (1, 1)])
+def test_waves_tell_every_place_apart_and_are_as_long_everywhere(h, w):
+    waves = place_waves(h, w, 5)
+    assert waves.shape == (20, h, w) and waves.dtype == np.float32
+    np.testing.assert_allclose((waves**2).sum(0), 10, rtol=1e-5)
+    places = waves.reshape(20, -1).T
+    assert len(np.unique(places.round(4), axis=0)) == h * w
+
+
+def test_waves_of_another_size_are_those_of_the_same_place():
+    """Four pixels have the middle of the one that they divide between them."""
+    small, large = (np.arctan2(*place_waves(n, n, 1)[:2]) for n in (4, 8))
+    np.testing.assert_allclose(small, (large[::2, ::2] + large[1::2, 1::2]) / 2, atol=1e-6)
 
 
 # ---- buckets ---------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tinygif import sprites
-from tinygif.codec import Palette, find_palette
+from tinygif import files, sprites
+from tinygif.codec import FITTED
 from tinygif.config import DataConfig
 from tinygif.data import COLORS
 from tinygif.datasets import preset_for
@@ -226,6 +226,24 @@ def test_without_a_network_it_says_where_the_sheets_are(tmp_path, monkeypatch):
     assert not any((tmp_path / "sprites").glob("*"))
 
 
+def test_sheets_are_downloaded_once(folder, tmp_path, monkeypatch):
+    """From a server that stands in for the repository; one damaged sheet is refused."""
+    monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path))
+    monkeypatch.setattr(sprites, "LINK", "")
+    monkeypatch.setattr(sprites, "SHEETS", {"hair": (files.sha256(folder / "hair/0.png"),)})
+    asked = []
+
+    def fetch(link, **_):
+        asked.append(link)
+        return (folder / link).read_bytes() + b"x" * (len(asked) == 1)
+
+    monkeypatch.setattr(files, "fetch", fetch)
+    with pytest.raises(TinygifError, match="arrived damaged"):
+        download_sheets()
+    assert download_sheets() == download_sheets() == tmp_path / "sprites"
+    assert asked == ["hair/0.png"] * 2
+
+
 def test_what_is_in_the_cache_is_not_downloaded_again(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path))
     monkeypatch.setattr(sprites, "LINK", "http://127.0.0.1:9/")
@@ -314,14 +332,15 @@ def test_the_oracle_reads_the_real_art(art):
         assert all(compare(plan, read_sprite(art.sheets.draw(plan, 8, 64), art.sheets).plan))
 
 
-def test_real_art_survives_the_palette(art):
+@pytest.mark.parametrize(("codec", "mean", "most"), [("palette", 2, 6), ("tiles", 6, 10)])
+def test_real_art_survives_the_codec(art, codec, mean, most):
     """Its colours are at most 1,024, and 32 of a clip are nearly all that it has."""
     clips = np.stack([art[i][0] for i in range(40)])
     frames = np.concatenate([art.example(i, 1)[0] for i in range(300)])
-    codec = Palette(find_palette(frames[:, None]))
+    codec = FITTED[codec](frames[:, None])
     decoded = codec.decode(codec.encode(clips))
     rms = np.sqrt(((clips.astype(float) - decoded) ** 2).mean((1, 2, 3, 4)))
-    assert rms.mean() < 2 and rms.max() < 6
+    assert rms.mean() < mean and rms.max() < most
 
 
 def test_eyes_and_captions_of_the_real_art_agree(art):

@@ -25,6 +25,7 @@ from tinygif.checkpoint import MODEL, STATE
 from tinygif.datasets import defaults
 from tinygif.files import lock
 from tinygif.gif import read_gif, write_gif
+from tinygif.moving_mnist import MovingMNIST
 from tinygif.pipeline import GeneratedClips, load
 
 PARTS = ("data", "text", "model", "diffusion", "train", "sample")
@@ -409,6 +410,25 @@ def test_no_number_stops_the_run_and_keeps_the_last_good(tmp_path, capsys, fake_
     assert "the loss of step 14 is nan" in says and "last good checkpoint" in says
     assert checkpoint.read_about(tmp_path / "run" / STATE).step == 10
     assert checkpoint.read_about(tmp_path / "run" / MODEL).step == 10
+
+
+def test_what_was_trained_before_a_batch_failed_is_saved(
+    tmp_path, capsys, monkeypatch, fake_steps
+):
+    """Such as a caption with too many words, far from the last checkpoint."""
+    read, asked = MovingMNIST.example, []
+
+    def example(self, index, frames):
+        asked.append(index)
+        clip, caption = read(self, index, frames)
+        return clip, caption if len(asked) < 100 else 30 * "a "
+
+    monkeypatch.setattr(MovingMNIST, "example", example)
+    says = fails(capsys, *flags(changed(steps=400)), "--out", tmp_path / "run")
+    assert "the prompt has 30 words" in says
+    saved = checkpoint.read_about(tmp_path / "run" / STATE).step
+    assert saved == checkpoint.read_about(tmp_path / "run" / MODEL).step == len(fake_steps.progress)
+    assert saved > 2
 
 
 def test_an_existing_run_is_not_overwritten(trained, capsys, no_training):

@@ -28,6 +28,7 @@ TEXT = TextConfig(text_width=8, text_depth=1, max_tokens=4)
 SMALL = UNetConfig(
     width=8, multipliers=(1, 2), levels=("conv+space+text+time", "conv+time"),
     middle=("space+text",), patch=2, time_patch=2, heads=2, head_dim=4, full_attention=4,
+    place_octaves=1,
 )  # fmt: skip
 EACH_FRAME = replace(
     SMALL, levels=("time", ""), middle=("conv",), time_patch=1, pixel_shuffle=True
@@ -92,7 +93,7 @@ CASES = [
     (DataConfig(size=16, frames=6, channels=3), replace(SMALL, patch=4, time_patch=3)),
     (DATA, replace(SMALL, multipliers=(1, 1, 2), levels=("", "time", "text"), patch=1, blocks=2)),
     (DATA, replace(SMALL, pixel_shuffle=True, checkpoint_gradients=True)),
-    (DATA, replace(SMALL, levels=("", ""), middle=())),
+    (DATA, replace(SMALL, levels=("", ""), middle=(), place_octaves=0)),
 ]
 
 

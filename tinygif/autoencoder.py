@@ -7,6 +7,7 @@ which is known can be given to the model as a code, too.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -14,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from tinygif.codec import Palette, Pixels
+from tinygif.codec import COMPONENTS, TILE, Palette, Pixels, Tiles
 from tinygif.resnet import Conv3x3, Downsample, Upsample
 
 FOLD = 4
 """Side, in pixels, of the square that one place of the code stands for."""
+FOLDS = {"pixels": 1, "palette": 1, "tiles": TILE, "autoencoder": FOLD}
+"""The codecs that a run can make for itself, and the side of their squares."""
 NOISE, EDGE = 0.15, 2.0
 """Deviation of the noise on codes in training (codes have about 0.7), and where they should end."""
 
@@ -29,7 +32,8 @@ class CodecConfig:
 
     codec: str = "pixels"
     """pixels: none, the model works on pixels. palette: pixels, and clips are decoded into the
-    colours of the data set. autoencoder: a learned code of frames, which is trained before the
+    colours of the data set. tiles: the same, on the principal components of 4 x 4 pixels.
+    autoencoder: a learned code of frames, which is trained before the
     model. Or a run or model file whose code is used."""
     codec_steps: int = 400
     """Steps that train the autoencoder, at most a fifth of --minutes; 0 if it is trained."""
@@ -40,7 +44,7 @@ class CodecConfig:
     @property
     def fold(self) -> int:
         """Side, in pixels, of what one place of the code stands for."""
-        return 1 if self.codec in ("pixels", "palette") else FOLD
+        return FOLDS.get(self.codec, FOLD)
 
     @property
     def is_trained_first(self) -> bool:
@@ -50,12 +54,17 @@ class CodecConfig:
     def build(self, channels: int, *, key: Key[Array, ""]) -> "Pixels | Autoencoder":
         """The codec for clips of 1 or 3 channels.
 
-        An autoencoder has random weights; a palette is black until the data set's is found.
+        An autoencoder has random weights; palette and tiles are to be fitted to the data set.
         """
         if self.codec == "pixels":
             return Pixels(channels)
         if self.codec == "palette":
             return Palette(np.zeros((1, 3), np.uint8))
+        if self.codec == "tiles":
+            zeros = partial(np.zeros, dtype=np.float32)
+            count = 3 * TILE**2
+            colors = np.zeros((1, 3), np.uint8)
+            return Tiles(colors, zeros(count), zeros((count, COMPONENTS)), zeros(COMPONENTS))
         return Autoencoder(channels, self.latent_channels, self.codec_width, key=key)
 
 

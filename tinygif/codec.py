@@ -1,4 +1,4 @@
-"""Clips as a model sees them: the codec `Pixels`, and `Palette` for pixel art. Lesson 00."""
+"""Clips as a model sees them: the codec `Pixels`; `Palette`, `Tiles` for pixel art. Lesson 00."""
 
 from typing import ClassVar
 
@@ -83,6 +83,69 @@ class Palette(Pixels):
         )
 
 
+TILE, COMPONENTS = 4, 28
+"""Side of a tile in pixels, and how many of its 48 numbers' principal components are kept."""
+
+
+class Tiles(Palette):
+    """The codec of pixel art whose code is one of tiles: squares of 4 x 4 pixels.
+
+    Pixels repeat each other: one brightness for a whole tile makes up most of their variance, and
+    most of a loss. So a tile is told as coordinates along its principal components (Pearson 1901),
+    the 28 along which tiles differ most, each divided by its deviation to the power of 3/4. What is
+    rare and small, such as the colour of a hand, then counts.
+    """
+
+    mean: Float[Array, " 48"]
+    basis: Float[Array, "48 28"]
+    scale: Float[Array, " 28"]
+    limit: ClassVar[float] = 8.0
+
+    def __init__(
+        self, colors: UInt8[np.ndarray, "m 3"], mean: Float[np.ndarray, " 48"],
+        basis: Float[np.ndarray, "48 28"], scale: Float[np.ndarray, " 28"],
+    ):  # fmt: skip
+        super().__init__(colors)
+        self.mean, self.basis, self.scale = map(jnp.asarray, (mean, basis, scale))
+
+    def shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
+        """The shape (f, c, h, w) of the code of a square clip."""
+        return frames, COMPONENTS, size // TILE, size // TILE
+
+    def encode(self, clip: UInt8[Array | np.ndarray, "*b f h w c"]) -> Float[Array, "*b f d y x"]:
+        """Clips in 0..255 to the scaled coordinates of their tiles."""
+        to_code = lambda tile: (tile - self.mean) @ self.basis / self.scale  # noqa: E731
+        code = jnp.vectorize(to_code, signature="(d)->(c)")(cut_tiles(super().encode(clip)))
+        return jnp.moveaxis(code, -1, -3)
+
+    def decode(
+        self, x0: Float[Array | np.ndarray, "*b f d y x"]
+    ) -> UInt8[np.ndarray, "*b f h w c"]:
+        """Coordinates to colours of the palette. NaN raises TinygifError."""
+        code = np.moveaxis(np.asarray(x0, np.float32), -3, -1) * np.asarray(self.scale)
+        tiles = code @ np.asarray(self.basis).T + np.asarray(self.mean)
+        form = "... f y x (c p q) -> ... f c (y p) (x q)"
+        return super().decode(rearrange(tiles, form, p=TILE, q=TILE))
+
+
+def cut_tiles(
+    x: Float[Array | np.ndarray, "*b f c h w"],
+) -> Float[Array | np.ndarray, "*b f y x d"]:
+    """The numbers of each tile as the last axis."""
+    return rearrange(x, "... f c (y p) (x q) -> ... f y x (c p q)", p=TILE, q=TILE)
+
+
+def fit_tiles(clips: UInt8[np.ndarray, "b f h w 3"]) -> Tiles:
+    """The palette and the principal components of the tiles of these clips."""
+    colors = find_palette(clips)
+    tiles = cut_tiles(np.asarray(Pixels(3).encode(clips))).reshape(-1, 3 * TILE**2)
+    mean = tiles.mean(0)
+    variance, basis = np.linalg.eigh(np.cov((tiles - mean).T))  # in rising order
+    deviation = np.sqrt(np.maximum(variance[: -COMPONENTS - 1 : -1], 1e-6))
+    basis = basis[:, : -COMPONENTS - 1 : -1].astype(np.float32)
+    return Tiles(colors, mean, basis, deviation.astype(np.float32) ** 0.75)
+
+
 def nearest_color(
     clip: UInt8[np.ndarray, "f h w 3"], colors: UInt8[np.ndarray, "n 3"]
 ) -> UInt8[np.ndarray, "f h w 3"]:
@@ -109,7 +172,11 @@ def find_palette(clips: UInt8[np.ndarray, "b f h w 3"]) -> UInt8[np.ndarray, "n 
     colors = np.unique(clips.reshape(-1, 3), axis=0)
     if len(colors) > COLORS:
         raise TinygifError(
-            f"expected clips in at most {COLORS} colours for --codec palette, got {len(colors)} "
+            f"expected clips in at most {COLORS} colours for a palette, got {len(colors)} "
             "colours: use --codec pixels"
         )
     return colors
+
+
+FITTED = {"palette": lambda clips: Palette(find_palette(clips)), "tiles": fit_tiles}
+"""The codecs that are fitted to some clips of the data set."""

@@ -11,9 +11,10 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
@@ -179,6 +180,26 @@ def download(links: list[str], path: Path, digest: str) -> None:
                 return write_whole(path, data)
             reason = f"it arrived damaged, its SHA-256 is not {digest}"
     raise OSError(f"no link gave {path.name}: {reason}")
+
+
+def download_folder(
+    folder: Path, mirrors: Sequence[str], digests: Mapping[str, str], title: str
+) -> Path:
+    """The folder, after downloading those files that it lacks; `digests` has the SHA-256 of each.
+
+    A mirror is the beginning of a link. If several runs start together, one downloads and the
+    others wait, so all get the same files. Raises OSError if no mirror has a file.
+    """
+    from tqdm import tqdm
+
+    if all((folder / name).exists() for name in digests):
+        return folder
+    waiting = f"{title}: another run downloads it; waiting"
+    with lock(folder.with_name(f".{folder.name}.lock"), waiting):
+        names = [name for name in digests if not (folder / name).exists()]
+        for name in tqdm(names, title, disable=not sys.stderr.isatty()):
+            download([mirror + name for mirror in mirrors], folder / name, digests[name])
+    return folder
 
 
 def fetch(

@@ -21,7 +21,7 @@ from jaxtyping import Int, UInt8
 from tinygif.config import DataConfig
 from tinygif.data import COLORS
 from tinygif.errors import TinygifError, expect
-from tinygif.files import cache_dir, download, lock
+from tinygif.files import cache_dir, download_folder
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -265,7 +265,8 @@ def load_digits(
     """
     if mnist_dir is None:
         try:
-            mnist_dir = str(download_mnist())
+            folder = cache_dir() / "mnist"
+            mnist_dir = str(download_folder(folder, MIRRORS, SHA256, "MNIST"))
         except (OSError, TinygifError) as error:
             print(f"MNIST: no download ({error}); using the 1,797 bundled digits (UCI optdigits).",
                   file=sys.stderr)  # fmt: skip
@@ -301,19 +302,3 @@ def bundled_digits(test: bool) -> tuple[UInt8[np.ndarray, "n 8 8"], Int[np.ndarr
         images, labels = file["images"], file["labels"].astype(int)
     chosen = (np.arange(len(labels)) % 5 == 0) == test
     return images[chosen], labels[chosen]
-
-
-def download_mnist() -> Path:
-    """The folder of the cache, after downloading those of the four files that it lacks.
-
-    If several runs start together, one downloads and the others wait, so all get the same digits.
-    Raises OSError if no mirror has a file.
-    """
-    folder = cache_dir() / "mnist"
-    if all((folder / name).exists() for name in SHA256):
-        return folder
-    with lock(folder.with_name(f".{folder.name}.lock"), "MNIST: another run downloads it; waiting"):
-        for name, digest in SHA256.items():
-            if not (folder / name).exists():
-                download([mirror + name for mirror in MIRRORS], folder / name, digest)
-    return folder

@@ -27,6 +27,19 @@ def rotary(x: Float[Array, "n heads d"], base: float = 10000.0) -> Float[Array, 
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
+def place_waves(h: int, w: int, octaves: int) -> Float[np.ndarray, "c {h} {w}"]:
+    """Sines and cosines of row and column, of 1/2, 1, 2, ... periods per image: 4 * octaves images.
+
+    They tell a network where on the image a pixel is.
+    """
+    periods = 2.0 ** np.arange(-1, octaves - 1)
+    waves = []
+    for place in np.meshgrid((np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, indexing="ij"):
+        angle = 2 * np.pi * periods[:, None, None] * place
+        waves += [np.sin(angle), np.cos(angle)]
+    return np.concatenate(waves).astype(np.float32)
+
+
 def bucket(distance: Int[Array, "*n"], buckets: int, max_distance: int) -> Int[Array, "*n"]:
     """T5's bidirectional buckets: half for each sign; near distances exact, far ones in log steps.
 

@@ -6,7 +6,6 @@ five actions towards one of four sides. Pixels are never resized or mixed: every
 the sheets' own colours. Lesson 14.
 """
 
-import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,7 @@ from PIL import Image
 from tinygif.config import DataConfig
 from tinygif.data import COLORS
 from tinygif.errors import TinygifError, expect
-from tinygif.files import cache_dir, download, lock
+from tinygif.files import cache_dir, download_folder
 
 LINK = (
     "https://raw.githubusercontent.com/YingzhenLi/Sprites/3ce4048c5227802bd8f1888e293fd3afdba91c0c/"
@@ -181,6 +180,8 @@ class Sprites:
         "an orc with blue hair in chain mail and red trousers shooting to the front",
     )
     """Examples to draw while training, which never shows the first and the last of them."""
+    captions: tuple[str, ...] = ()
+    """None to be encoded in advance by a tower: there are billions."""
     about = "characters of 39 sheets in 5 actions"
 
     def __init__(self, config: DataConfig, *, held_out: bool = False):
@@ -202,9 +203,6 @@ class Sprites:
         start = 0 if frames == whole else int(rng.integers(whole))
         clip = self.sheets.draw(plan, whole, self.config.size)
         return clip[(start + np.arange(frames)) % whole], text
-
-    captions: tuple[str, ...] = ()
-    """None to be encoded in advance by a tower: there are billions."""
 
 
 # ---- captions --------------------------------------------------------------------------------
@@ -344,21 +342,12 @@ def download_sheets() -> Path:
 
     Raises TinygifError if there is no network: unlike digits, sprites are not in the package.
     """
-    folder = cache_dir() / "sprites"
-    wanted = {f"{part}/{n}.png": digest for part, digests in SHEETS.items()
-              for n, digest in enumerate(digests)}  # fmt: skip
-    if all((folder / name).exists() for name in wanted):
-        return folder
-    from tqdm import tqdm
-
-    with lock(folder.with_name(".sprites.lock"), "sprites: another run downloads them; waiting"):
-        try:
-            for name, digest in tqdm(wanted.items(), "sprites", disable=not sys.stderr.isatty()):
-                if not (folder / name).exists():
-                    download([LINK + name], folder / name, digest)
-        except OSError as error:
-            raise TinygifError(
-                f"sprites: no download ({error}). Put the sheets of the public repository "
-                "YingzhenLi/Sprites into a folder and name it with --sprites-dir."
-            ) from error
-    return folder
+    digests = {f"{part}/{n}.png": digest for part, digests in SHEETS.items()
+               for n, digest in enumerate(digests)}  # fmt: skip
+    try:
+        return download_folder(cache_dir() / "sprites", [LINK], digests, "sprites")
+    except OSError as error:
+        raise TinygifError(
+            f"sprites: no download ({error}). Put the sheets of the public repository "
+            "YingzhenLi/Sprites into a folder and name it with --sprites-dir."
+        ) from error

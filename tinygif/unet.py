@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 
 from tinygif.attention import Attention, over_space, over_time, to_text, zeroed
 from tinygif.errors import check_limits, expect
-from tinygif.position import RelativePositionBias
+from tinygif.position import RelativePositionBias, place_waves
 from tinygif.resnet import (
     ConditionMLP,
     Conv3x3,
@@ -58,6 +58,8 @@ class UNetConfig:
     """The stem folds patch x patch pixels into channels."""
     time_patch: int = 1
     """The stem folds groups of this many frames into channels."""
+    place_octaves: int = 0
+    """Octaves of sines by which the stem knows the place of a pixel; 0 for none."""
     heads: int = 4
     head_dim: int = 32
     full_attention: int = 1024
@@ -70,7 +72,7 @@ class UNetConfig:
     LIMITS: ClassVar[dict[str, tuple[int, int]]] = {
         "width": (1, 2**13), "multipliers": (1, 256), "blocks": (1, 64), "patch": (1, 64),
         "time_patch": (1, 256), "heads": (1, 1024), "head_dim": (2, 1024),
-        "full_attention": (0, 2**24),
+        "full_attention": (0, 2**24), "place_octaves": (0, 12),
     }  # fmt: skip
 
     def check(self, *, frames: int, size: int, fold: int = 1) -> None:
@@ -182,7 +184,7 @@ class UNet3D(eqx.Module):
         self.config = config
         self.condition = ConditionMLP(config.width, dim, text_width, key=next(keys))
         self.bias = RelativePositionBias(config.heads, key=next(keys))
-        self.stem = Conv3x3(patch, widths[0], key=next(keys))
+        self.stem = Conv3x3(patch + 4 * config.place_octaves, widths[0], key=next(keys))
         self.down = [[block(*level) for _ in range(config.blocks)] for level in levels]
         self.shrink = [Downsample(a, b, key=next(keys)) for a, b in pairwise(widths)]
         self.middle = [block(len(widths) - 1, entry) for entry in config.middle]
@@ -200,6 +202,9 @@ class UNet3D(eqx.Module):
         if self.config.checkpoint_gradients:
             apply = eqx.filter_checkpoint(apply)
 
+        if octaves := self.config.place_octaves:
+            waves = jax.numpy.asarray(place_waves(*x.shape[2:], octaves), x.dtype)
+            x = jax.vmap(lambda image: jax.numpy.concatenate([image, waves]))(x)
         x, skips = jax.vmap(self.stem)(x), []
         for blocks, shrink in zip_longest(self.down, self.shrink):
             for block in blocks:
