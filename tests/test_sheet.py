@@ -8,7 +8,7 @@ from PIL import Image
 
 from tinygif.errors import TinygifError
 from tinygif.gif import encode_gif, write
-from tinygif.sheet import cut_out, flood, write_sheet
+from tinygif.sheet import cut_out, flood, specks, write_sheet
 
 
 def ring(frames: int = 4) -> np.ndarray:
@@ -38,6 +38,19 @@ def test_a_flood_goes_round_corners_and_not_through_walls():
     mask[0, 6, 2:7] = False
     assert not flood(mask)[0, 4, 4] and flood(mask)[0, 0, 0]
     assert not flood(~np.ones((1, 5, 5), bool)).any()
+
+
+def test_specks_go_and_what_belongs_to_the_figure_stays():
+    clip = ring().repeat(3, 1).repeat(3, 2)
+    want = cut_out(clip)[..., 3]
+    clip[:, 0, 0], clip[1, 44, 2] = 90, 0  # specks: in a corner, and alone
+    clip[2, 11, 5] = clip[2, 10, 4] = (0, 0, 255)  # a tip that touches the ring with a corner
+    want[2, 11, 5] = want[2, 10, 4] = 255
+    cut = cut_out(clip)
+    np.testing.assert_array_equal(cut[..., 3], want)
+    two = np.zeros((1, 8, 8), bool)
+    two[0, :3, :3] = two[0, 5:, 5:] = True
+    assert not specks(two).any() and not specks(np.zeros((1, 4, 4), bool)).any()
 
 
 @pytest.mark.parametrize("colors", [3, 400])

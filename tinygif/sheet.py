@@ -20,19 +20,25 @@ from tinygif.gif import fps_delays
 
 NEAR = 24
 """A pixel is background if no channel differs by more than this from the background's colour."""
+SHARE = 0.02
+"""A group of pixels that makes up less of a figure than this is a speck."""
 
 
 def cut_out(clip: UInt8[np.ndarray, "f h w c"]) -> UInt8[np.ndarray, "f h w 4"]:
     """The clip as RGBA, its plain background transparent.
 
-    The background is what has the colour of the first frame's upper left corner and is connected
-    with the frame's border; the same colour within the figure stays. Pixels are opaque or
+    The background is what has the border's commonest colour and is connected with the frame's
+    border; the same colour within the figure stays. Small specks go, too. Pixels are opaque or
     transparent.
     """
     rgb = np.broadcast_to(clip, (*clip.shape[:3], 3))
-    paper = np.abs(rgb.astype(int) - rgb[:1, :1, :1]).max(-1) <= NEAR
-    alpha = np.where(flood(paper), 0, 255).astype(np.uint8)
-    return np.concatenate([rgb * (alpha[..., None] > 0), alpha[..., None]], axis=-1)
+    edge = np.concatenate([rgb[:, [0, -1]].reshape(-1, 3), rgb[:, :, [0, -1]].reshape(-1, 3)])
+    colors, counts = np.unique(edge, axis=0, return_counts=True)
+    paper = np.abs(rgb.astype(int) - colors[counts.argmax()]).max(-1) <= NEAR
+    drawn = ~flood(paper)
+    drawn &= ~specks(drawn)
+    alpha = np.where(drawn, 255, 0).astype(np.uint8)
+    return np.concatenate([rgb * drawn[..., None], alpha[..., None]], axis=-1)
 
 
 def flood(mask: Bool[np.ndarray, "f h w"]) -> Bool[np.ndarray, "f h w"]:
@@ -46,6 +52,23 @@ def flood(mask: Bool[np.ndarray, "f h w"]) -> Bool[np.ndarray, "f h w"]:
                 # wraps round, but pixels of the mask at the border are reached already
                 reached |= np.roll(reached, shift, axis) & mask
     return reached
+
+
+def specks(mask: Bool[np.ndarray, "f h w"]) -> Bool[np.ndarray, "f h w"]:
+    """The groups of pixels that are a small SHARE of the mask of their frame.
+
+    Pixels that touch at a side or a corner are of one group, which is named after its last pixel.
+    """
+    f, h, w = mask.shape
+    names = np.zeros((f, h + 2, w + 2), int)
+    names[:, 1:-1, 1:-1] = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    before = None
+    while not np.array_equal(before, names):
+        before = names.copy()
+        near = np.lib.stride_tricks.sliding_window_view(names, (3, 3), axis=(1, 2)).max((-2, -1))
+        names[:, 1:-1, 1:-1] = np.where(mask, near, 0)
+    sizes = np.bincount(names.ravel())[names[:, 1:-1, 1:-1]]
+    return mask & (sizes < SHARE * mask.sum((1, 2), keepdims=True))
 
 
 def write_sheet(
