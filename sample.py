@@ -4,14 +4,14 @@
     python sample.py --prompt "a 3 going up" "an 8 standing still" --guidance 3 --out grid.gif
     python sample.py --prompt "a 7 moving left" --trajectory      # the denoising itself
     python sample.py --checkpoint sprites --prompt "an orc walking left" --sheet orc.png
+    python sample.py --morph "a 3 moving left" "an 8 moving left" --count 12
 """
 
 import secrets
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +22,8 @@ import tinygif
 from tinygif import gif
 from tinygif.errors import check_range, expect, run_command
 from tinygif.guidance import GUIDANCE_HELP
-from tinygif.pipeline import GeneratedClips, keep_compiled
+from tinygif.morph import morph, there_and_back
+from tinygif.pipeline import GeneratedClips, Pipeline, keep_compiled
 from tinygif.sampler import SolverName
 from tinygif.sheet import cut_out, write_sheet
 from tinygif.text import split
@@ -32,14 +33,19 @@ from tinygif.text import split
 class Options:
     """Options that are left out take the checkpoint's own values."""
 
-    prompt: tuple[str, ...]
+    prompt: tuple[str, ...] = ()
     """One or more sentences; several make a captioned grid. "" for a model without captions."""
+    morph: tuple[str, str] | None = None
+    """Two sentences instead: a GIF that goes from one to the other and back."""
+    morph_grid: bool = False
+    """All stages of the morph beside each other: the sentence changes from left to right, the
+    noise from top to bottom."""
     checkpoint: Path | None = None
     """A run folder or a model file; by default the newest run."""
     out: Path | None = None
     """x.gif, x.apng, x.mp4, or x.png (a strip of frames); by default named after the prompt."""
-    count: int = 1
-    """Clips per prompt."""
+    count: int | None = None
+    """Clips per prompt, 1 by default; or stages of a morph, 12, or of each side of its grid, 6."""
     seed: int | None = None
     """The same seed gives the same clips; by default a new one, which is printed."""
     steps: int | None = None
@@ -87,7 +93,7 @@ def check_outputs(options: Options, out: Path, fps: int | float, frames: int) ->
     opaque = options.transparent and out.suffix.lower() == ".mp4"
     expect(not opaque, ".gif, .apng or .png for --transparent", out.name)
     gif.check_output(out, fps, frames)
-    count = len(options.prompt) * options.count
+    count = len(options.prompt) * options.count or 1
     if options.sheet is not None:
         got = f"{str(options.sheet)!r}: change the extension"
         expect(options.sheet.suffix.lower() == ".png", "a --sheet that ends in .png", got)
@@ -100,35 +106,64 @@ def check_outputs(options: Options, out: Path, fps: int | float, frames: int) ->
         expect(one, "one clip for --transparent, or --sheet", f"{count} clips")
 
 
+def check_prompts(options: Options) -> Options:
+    """The options with a count. Refuse contradictions between them."""
+    prompts, pair = len(options.prompt), options.morph
+    if pair is None:
+        expect(prompts > 0, "at least one sentence after --prompt, or two after --morph", "none")
+        expect(not options.morph_grid, "two sentences after --morph for --morph-grid", "none")
+        count = 1 if options.count is None else options.count
+    else:
+        expect(prompts == 0, "--prompt or --morph", "both")
+        expect(not options.trajectory, "--trajectory or --morph", "both")
+        count = options.count or (6 if options.morph_grid else 12)
+    check_range("count", count, 1 if pair is None else 2)
+    check_range("scale", options.scale, 1)
+    return replace(options, count=count)
+
+
 def main(options: Options) -> None:
     began = time.time()
-    expect(len(options.prompt) > 0, "at least one sentence after --prompt", "none")
-    check_range("count", options.count, 1)
-    check_range("scale", options.scale, 1)
+    options = check_prompts(options)
     keep_compiled()
     pipeline = tinygif.load(options.checkpoint)
     data = pipeline.config.data
     fps = data.fps if options.fps is None else options.fps
-    out = options.out or Path(("_".join(split(options.prompt[0])[:8]) or "clip") + ".gif")
-    check_outputs(options, out, fps, options.frames or data.frames)
-    steps = options.steps or pipeline.config.sample.sample_steps
+    words = options.morph or options.prompt
+    out = options.out or Path(("_".join(split(" ".join(words))[:8]) or "clip") + ".gif")
+    is_film = options.morph is not None and not options.morph_grid
+    frames = 2 * options.count - 2 if is_film else options.frames or data.frames
+    check_outputs(options, out, fps, frames)
     seed = secrets.randbits(32) if options.seed is None else options.seed
-    prompts = [prompt for prompt in options.prompt for _ in range(options.count)]
-    names = ("steps", "solver", "eta", "guidance", "negative_prompt", "dynamic_threshold",
-             "frames", "size")  # fmt: skip
-    trajectory = pipeline.denoising(
-        prompts, seed=seed, **{name: getattr(options, name) for name in names}
-    )
-    print(f"{pipeline.path}: {len(prompts)} clip(s) in {steps} steps", flush=True)
-    decode, noisy = pipeline.model.codec.decode, (x for x, _ in progress_bar(trajectory, steps))
-    clips = film(map(decode, noisy)) if options.trajectory else decode(deque(noisy, maxlen=1).pop())
+    captions, clips = draw(options, pipeline, seed)
+    if is_film:
+        captions, clips = [" / ".join(options.morph)], there_and_back(clips)[None]
     if options.transparent:
         cut = np.stack([cut_out(clip) for clip in clips])
         clips = cut if len(clips) == 1 else clips  # a grid has captions on white
     if options.sheet is not None:
-        write_sheet(options.sheet, cut if options.transparent else clips, prompts, fps)
-    gif.write(out, GeneratedClips(clips, prompts, fps).picture(options.scale), fps)
+        write_sheet(options.sheet, cut if options.transparent else clips, captions, fps)
+    gif.write(out, GeneratedClips(clips, captions, fps).picture(options.scale), fps)
     print(f"wrote {out} in {time.time() - began:.1f} s, seed {seed}")
+
+
+def draw(options: Options, pipeline: Pipeline, seed: int) -> tuple[list[str], np.ndarray]:
+    """Captions and clips (b, f, h, w, c); with --trajectory, the films of their denoising."""
+    names = ("steps", "solver", "eta", "guidance", "negative_prompt", "dynamic_threshold",
+             "frames", "size")  # fmt: skip
+    choices = {name: getattr(options, name) for name in names}
+    steps = options.steps or pipeline.config.sample.sample_steps
+    prompts = [prompt for prompt in options.prompt for _ in range(options.count)]
+    stages = options.count ** (2 if options.morph_grid else 1) if options.morph else 0
+    print(f"{pipeline.path}: {stages or len(prompts)} clip(s) in {steps} steps", flush=True)
+    if options.morph:
+        clips = morph(pipeline, *options.morph, count=options.count, grid=options.morph_grid,
+                      seed=seed, progress=progress_bar, **choices)  # fmt: skip
+        return [""] * stages, clips
+    if not options.trajectory:
+        return prompts, pipeline(prompts, seed=seed, progress=progress_bar, **choices).array
+    noisy = (x for x, _ in progress_bar(pipeline.denoising(prompts, seed=seed, **choices), steps))
+    return prompts, film(map(pipeline.model.codec.decode, noisy))
 
 
 if __name__ == "__main__":

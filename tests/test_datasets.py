@@ -360,7 +360,7 @@ def test_every_preset_works_for_every_data_set(name, preset):
     found.check()
     assert found.preset == preset and found.data == defaults(name)
     if name == "sprites":
-        assert found.codec.codec == "palette" and found.text.max_tokens == 40
+        assert found.codec.codec == "tiles" and found.text.max_tokens == 40
     else:
         assert found == replace(PRESETS[preset], data=defaults(name))
 

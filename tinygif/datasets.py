@@ -53,18 +53,18 @@ def defaults(name: str) -> DataConfig:
 
 SPRITES = UNetConfig(
     width=32, multipliers=(4, 8), levels=("text", "text"), middle=("space+text", "text"),
-    patch=4, time_patch=8, pixel_shuffle=True,
+    patch=1, time_patch=8, pixel_shuffle=True, place_octaves=5,
 )  # fmt: skip
-"""A character stands where it is, so all its frames may be one group; words say where a colour is,
-so every level attends to them."""
+"""A character stands where it is, so all its frames may be one group, and sines tell the network the
+place; words say where a colour is, so every level attends to them."""
 
 
 def preset_for(name: str, preset: str) -> Config:
-    """A preset for a data set. Sprites have long captions and the colours of a palette."""
+    """A preset for a data set. Sprites have long captions and a code of tiles."""
     config = replace(PRESETS[preset], data=defaults(name))
     if name != "sprites":
         return config
-    text, codec = replace(config.text, max_tokens=40), replace(config.codec, codec="palette")
+    text, codec = replace(config.text, max_tokens=40), replace(config.codec, codec="tiles")
     config = replace(config, codec=codec, text=text)
     if preset != "tiny":
         return config

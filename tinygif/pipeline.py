@@ -106,29 +106,35 @@ class Pipeline:
         *,
         seed: int = 0,
         negative_prompt: str | None = None,
+        noise: Float[Array, "b f c h w"] | None = None,
         **options,
     ) -> Iterable[tuple[Float[Array, "b f c h w"], Float[Array, "b f c h w"]]]:
         """The trajectory: (x_t, guess of x0) after every step, in the codec's range.
 
-        negative_prompt: guide away from this sentence instead of the null prompt. Options that are
-        None, or left out, are the checkpoint's own: steps, guidance, solver, eta and
-        dynamic_threshold (`SampleConfig` says what they do), frames and size (which may differ from
-        training, in multiples of what the model folds). Raises TinygifError for what cannot work.
+        negative_prompt: guide away from this sentence instead of the null prompt. noise: what the
+        clips are made of, instead of the noise that the seed gives. Options that are None, or left
+        out, are the checkpoint's own: steps, guidance, solver, eta and dynamic_threshold
+        (`SampleConfig` says what they do), frames and size (which may differ from training, in
+        multiples of what the model folds). Raises TinygifError for what cannot work.
         """
         config = self.with_options(**options)
-        data, options = config.data, config.sample
+        options = config.sample
         text = prompts if isinstance(prompts, Text) else self.encode_prompts(prompts)
         away = self.encode_prompts([negative_prompt] * len(text.mask))
-        keys = jax.random.split(named_keys(seed).sample)
-        shape = self.model.codec.shape(data.frames, data.size)
-        clip_keys = jax.vmap(jax.random.fold_in, (None, 0))(keys[0], np.arange(len(text.mask)))
-        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(clip_keys)
+        noise = self.draw_noise(len(text.mask), seed, config) if noise is None else noise
         eta, solver = options.eta, sampler.SOLVERS[options.solver]
         return sampler.trajectory(
             self.denoiser(text, away, options.guidance, options.dynamic_threshold),
-            self.schedule, noise, key=keys[1], solver=solver() if eta is None else solver(eta),
-            steps=options.sample_steps,
+            self.schedule, noise, key=jax.random.split(named_keys(seed).sample)[1],
+            solver=solver() if eta is None else solver(eta), steps=options.sample_steps,
         )  # fmt: skip
+
+    def draw_noise(self, count: int, seed: int, config: Config) -> Float[Array, "b f c h w"]:
+        """The noise that so many clips are made of; the first ones do not depend on the count."""
+        shape = self.model.codec.shape(config.data.frames, config.data.size)
+        key = jax.random.split(named_keys(seed).sample)[0]
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(count))
+        return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
     def with_options(
         self, steps: int | None = None, frames: int | None = None, size: int | None = None, **sample
