@@ -18,6 +18,7 @@ from tiny import ABOUT, model
 import tinygif
 from tinygif import checkpoint
 from tinygif.gif import read_gif
+from tinygif.morph import morph, there_and_back
 from tinygif.sheet import cut_out
 
 SCRIPT = Path(__file__).parents[1] / "sample.py"
@@ -172,6 +173,16 @@ def test_the_trajectory_goes_from_noise_to_the_clip_and_plays_it(run, here):
     assert np.abs(film[0].astype(int) - clip[0]).mean() > 10
 
 
+def test_a_morph_goes_there_and_back(run, here):
+    words = ("--checkpoint", run, "--seed", 3)
+    assert call("--morph", ONE, OTHER, *words, "--count", 4) == 0
+    clip, _ = read_gif(here / "a_7_moving_left_an_8_standing_still.gif")
+    wanted = there_and_back(morph(tinygif.load(run), ONE, OTHER, count=4, seed=3))
+    np.testing.assert_array_equal(clip[:, ::8, ::8, :1], wanted)
+    assert call("--morph", ONE, OTHER, *words, "--morph-grid", "--count", 2, "--out", "g.gif") == 0
+    assert len(read_gif(here / "g.gif")[0]) == 4
+
+
 def test_frames_a_second_set_the_delays(run, here):
     assert call("--prompt", ONE, "--checkpoint", run, "--fps", 20, "--out", "x.gif") == 0
     assert (read_gif(here / "x.gif")[1] == 50).all()
@@ -230,6 +241,11 @@ def test_an_unknown_word_is_exit_code_2_with_words_near_it(run, here):
     (["--prompt", ONE, "--seed", -1], "seed from 0 to"),
     (["--prompt", ONE, "--fps", 60, "--out", "x.gif"], "fps <= 50"),
     (["--prompt", ONE, "--out", "no/such/folder/x.gif"], "no/such/folder"),
+    (["--prompt", ONE, "--morph", ONE, OTHER], "expected --prompt or --morph, got both"),
+    (["--morph", ONE, OTHER, "--trajectory"], "expected --trajectory or --morph, got both"),
+    (["--morph", ONE, OTHER, "--count", 1], "count from 2 to"),
+    (["--morph", ONE, "a 7 moving leftt"], "leftt"),
+    (["--prompt", ONE, "--morph-grid"], "two sentences after --morph"),
     (["--prompt"], "at least one sentence after --prompt"),
     ([], "--prompt"),
 ])  # fmt: skip

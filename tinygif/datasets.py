@@ -55,8 +55,8 @@ SPRITES = UNetConfig(
     width=32, multipliers=(4, 8), levels=("text", "text"), middle=("space+text", "text"),
     patch=1, time_patch=8, pixel_shuffle=True, place_octaves=5,
 )  # fmt: skip
-"""A character stands where it is, so all its frames may be one group, and sines tell the network the
-place; words say where a colour is, so every level attends to them."""
+"""A character stands where it is, so all its frames may be one group, and sines tell the network
+the place; words say where a colour is, so every level attends to them."""
 
 
 def preset_for(name: str, preset: str) -> Config:
