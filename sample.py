@@ -56,6 +56,8 @@ class Options:
     guidance: Annotated[float | None, tyro.conf.arg(help=GUIDANCE_HELP)] = None
     negative_prompt: str | None = None
     """Guide away from this sentence instead of from no sentence."""
+    temperature: float | None = None
+    """Deviation of the first noise: below 1 clips are clearer, and more like each other."""
     dynamic_threshold: float | None = None
     """Rescale a guess of the clip if this quantile of it leaves the range of pixels; for example
     0.995."""
@@ -149,8 +151,8 @@ def main(options: Options) -> None:
 
 def draw(options: Options, pipeline: Pipeline, seed: int) -> tuple[list[str], np.ndarray]:
     """Captions and clips (b, f, h, w, c); with --trajectory, the films of their denoising."""
-    names = ("steps", "solver", "eta", "guidance", "negative_prompt", "dynamic_threshold",
-             "frames", "size")  # fmt: skip
+    names = ("steps", "solver", "eta", "guidance", "negative_prompt", "temperature",
+             "dynamic_threshold", "frames", "size")  # fmt: skip
     choices = {name: getattr(options, name) for name in names}
     steps = options.steps or pipeline.config.sample.sample_steps
     prompts = [prompt for prompt in options.prompt for _ in range(options.count)]

@@ -374,6 +374,7 @@ def test_failures_are_drawn_and_listed(parroted):
     assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(result))
     dark = [clip for clip in result["clips"] if clip["observed"] == "-"]
     assert len(dark) == 6 and not any(clip["right"] for clip in dark)
+    assert (out / "clips.gif").exists()
     frames, _ = read_gif(out / "failures.gif")
     assert len(frames) == 16
 
@@ -547,13 +548,15 @@ def pipeline():
     return Pipeline(tiny.model(MIXED), MIXED, tiny.DATA.words)
 
 
-@pytest.mark.parametrize("name, values", [("steps", (1, 51)), ("solver", ("ddim", "dpmpp"))])
+@pytest.mark.parametrize("name, values", [("steps", (1, 51)), ("solver", ("ddim", "dpmpp")),
+                                          ("temperature", (0.0, 1.0))])
 def test_a_sweep_is_a_table_and_a_plot(pipeline, tmp_path, monkeypatch, name, values):
     """Of no more steps than the schedule has, and of the value that was asked for."""
     monkeypatch.setitem(evaluation.SWEEPS, name, values)
     rows = sweep(pipeline, name, tmp_path, count=20, steps=2)
     first, second, real = rows
-    assert (first, second, real) == (str(values[0]), {"steps": "2"}.get(name, "dpmpp"), "real")
+    wanted = str(values[0]), {"steps": "2"}.get(name, str(values[1])), "real"
+    assert (first, second, real) == wanted
     assert rows[real]["direction"]["percent"] > rows[first]["direction"]["percent"]
     assert json.loads((tmp_path / f"sweep_{name}.json").read_text()).keys() == rows.keys()
     assert (tmp_path / f"sweep_{name}.png").read_bytes()[:4] == b"\x89PNG"

@@ -113,7 +113,7 @@ class Pipeline:
 
         negative_prompt: guide away from this sentence instead of the null prompt. noise: what the
         clips are made of, instead of the noise that the seed gives. Options that are None, or left
-        out, are the checkpoint's own: steps, guidance, solver, eta and dynamic_threshold
+        out, are the checkpoint's own: steps, guidance, solver, eta, temperature, dynamic_threshold
         (`SampleConfig` says what they do), frames and size (which may differ from training, in
         multiples of what the model folds). Raises TinygifError for what cannot work.
         """
@@ -122,6 +122,7 @@ class Pipeline:
         text = prompts if isinstance(prompts, Text) else self.encode_prompts(prompts)
         away = self.encode_prompts([negative_prompt] * len(text.mask))
         noise = self.draw_noise(len(text.mask), seed, config) if noise is None else noise
+        noise = options.temperature * noise
         eta, solver = options.eta, sampler.SOLVERS[options.solver]
         return sampler.trajectory(
             self.denoiser(text, away, options.guidance, options.dynamic_threshold),

@@ -37,6 +37,8 @@ class Options:
     """Denoising steps; the checkpoint's default when left out, as for solver and guidance."""
     solver: SolverName | None = None
     guidance: Annotated[float | None, tyro.conf.arg(help=GUIDANCE_HELP)] = None
+    temperature: float | None = None
+    """Deviation of the first noise."""
     no_time: bool = False
     """Switch off the layers that mix frames, to see how much they help."""
     free_prompts: bool = False
@@ -68,7 +70,8 @@ def main(options: Options) -> None:
     beside = Path() if pipeline.path.parent == SHIPPED.parent else pipeline.path.parent
     out = options.out or beside / "metrics"
     choices = dict(steps=options.steps, solver=options.solver, guidance=options.guidance,
-                   count=options.count, seed=options.seed, no_time=options.no_time)  # fmt: skip
+                   temperature=options.temperature, count=options.count, seed=options.seed,
+                   no_time=options.no_time)  # fmt: skip
     print(f"clips of {pipeline.path}:", flush=True)
     if options.sweep:
         rows = sweep(pipeline, options.sweep, out, **choices)

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from tinygif import gif
 from tinygif.config import Config
 from tinygif.errors import expect
 from tinygif.files import check_room, write_whole
@@ -45,6 +46,7 @@ SWEEPS = {
     "guidance": (1.0, 2.0, 3.0, 4.0, 6.0),
     "solver": get_args(SolverName),
     "steps": (1, 2, 3, 5, 10, 20, 50),
+    "temperature": (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0),
 }
 SweepName = Literal[tuple(SWEEPS)]
 BATCH = 50  # clips sampled at once
@@ -125,8 +127,9 @@ def evaluate(
     """Sample clips of a model and measure them; the numbers come as plain values for JSON.
 
     Which numbers depends on the data set of the checkpoint. `out` is a folder where they are also
-    written, with a GIF of the failures. choices: steps, guidance and solver of the pipeline, where
-    None is the checkpoint's own. Raises TinygifError for options that do not fit the checkpoint.
+    written, with a GIF of the failures and one of the first clips. choices: steps, guidance, solver and temperature of the
+    pipeline, where None is the checkpoint's own. Raises TinygifError for options that do not fit
+    the checkpoint.
     """
     config = pipeline.config
     check_request(pipeline, count, out, digits_for="free prompts" if free_prompts else None)
@@ -143,6 +146,8 @@ def evaluate(
     if out is not None:
         write_whole(out / "metrics.json", json.dumps(result, indent=1).encode())
         write_failures(out / "failures.gif", found, config.data.fps)
+        first = gif.grid(found.generated[:48], columns=8)  # not picked
+        gif.write_gif(out / "clips.gif", first, config.data.fps)
     return result
 
 
