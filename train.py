@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import equinox as eqx
 import jax
 import numpy as np
 import tyro
@@ -127,7 +128,11 @@ def open_codec(
         got = f"{config.data.channels}: add --channels 3, or --codec pixels"
         expect(config.data.channels == 3, f"3 channels for --codec {name}", got)
         clips, _ = read_batch(dataset, 0, Slice(0, FITTED_CLIPS, 1))
-        return config, FITTED[name](clips)
+        codec = FITTED[name](clips)
+        if init is not None:  # the model knows their code: only the colours are new
+            theirs = checkpoint.load_model(find_checkpoint(init))[0].codec
+            codec = eqx.tree_at(lambda c: c.colors, theirs, codec.colors)
+        return config, codec
     if name in FOLDS:
         untrained = name == "autoencoder" and config.codec.codec_steps == 0 and init is None
         expect(not untrained, "--codec-steps of at least 1 for a new autoencoder", 0)

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import equinox as eqx
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import load_script
 
-from tinygif import files, sprites
-from tinygif.codec import FITTED
+from tinygif import checkpoint, files, sprites
+from tinygif.codec import FITTED, Tiles
 from tinygif.config import DataConfig
 from tinygif.data import COLORS
 from tinygif.datasets import preset_for
@@ -101,6 +103,11 @@ def plan_of(data: Sprites, index: int) -> Plan:
     return draw_plan(rng, data.sheets, held_out=data.held_out)
 
 
+def known_colors(data: Sprites) -> set[tuple[int, int, int]]:
+    """Those of the sheets, and of the backgrounds."""
+    return {tuple(c) for c in data.sheets.colors[1:].tolist()} | {*COLORS.values()}
+
+
 # ---- clips and captions ----------------------------------------------------------------------
 
 
@@ -110,8 +117,7 @@ def test_an_index_is_a_clip_in_the_sheets_own_colours(data, index):
     again, same = data[index]
     assert clip.shape == (8, 64, 64, 3) and clip.dtype == np.uint8 and text == same
     np.testing.assert_array_equal(clip, again)
-    known = {tuple(c) for c in data.sheets.colors[1:]} | {*COLORS.values()}
-    assert {tuple(c) for c in np.unique(clip.reshape(-1, 3), axis=0).tolist()} <= known
+    assert {tuple(c) for c in np.unique(clip.reshape(-1, 3), axis=0).tolist()} <= known_colors(data)
 
 
 @given(indices)
@@ -346,3 +352,27 @@ def test_real_art_survives_the_codec(art, codec, mean, most):
 def test_eyes_and_captions_of_the_real_art_agree(art):
     text = caption(np.random.default_rng(0), plan_of(art, 0))
     assert set(text.split()) <= set(WORDS)
+
+
+# ---- runs ------------------------------------------------------------------------------------
+
+
+def test_a_run_fits_its_code_and_another_takes_it_over(folder, tmp_path, monkeypatch):
+    """Only the colours are those of the data."""
+    train = load_script(monkeypatch)
+    train.FITTED_CLIPS = 50
+    words = ["--dataset", "sprites", "--sprites-dir", str(folder), "--size", "48", "--frames", "2",
+             "--width", "8", "--multipliers", "1", "--levels", "text", "--middle", "",
+             "--time-patch", "2", "--text-width", "8", "--steps", "1"]  # fmt: skip
+    first, about, dataset, _ = train.new_run(train.parse(words))
+    codec = first.model.codec
+    assert about.config.codec.codec == "tiles" and isinstance(codec, Tiles)
+    colors = {tuple(c) for c in np.asarray(codec.colors).tolist()}
+    assert len(colors) > 10 and colors <= known_colors(dataset)
+
+    other = eqx.tree_at(lambda m: m.codec.scale, first.model, 2 * codec.scale)
+    checkpoint.write(tmp_path / "other.safetensors", other, about)
+    words += ["--init", str(tmp_path / "other.safetensors")]
+    second = train.new_run(train.parse(words))[0].model.codec
+    for name in ("mean", "basis", "scale", "colors"):
+        np.testing.assert_array_equal(getattr(second, name), getattr(other.codec, name))

@@ -1,7 +1,6 @@
 """train.py, the command: a run is a folder, a killed run goes on to the same bytes. Lesson 15."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import towers
 from PIL import Image
-from tiny import CONFIG, PROMPTS, TRAIN, call, flags
+from tiny import CONFIG, PROMPTS, TRAIN, call, flags, load_script
 
 from tinygif import checkpoint, moving_mnist, optimizer, training
 from tinygif.checkpoint import MODEL, STATE
@@ -362,15 +361,6 @@ def watch_steps(monkeypatch, watch):
         return watched
 
     monkeypatch.setattr(training, "make_step", make_step)
-
-
-def load_script(monkeypatch):
-    """train.py as a module."""
-    spec = importlib.util.spec_from_file_location("train_script", TRAIN)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "train_script", module)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_flags_start_from_what_the_data_and_the_checkpoint_are(trained, monkeypatch, capsys):

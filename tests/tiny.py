@@ -4,10 +4,12 @@ Weights come from numpy: JAX compiles a program for every shape it initialises, 
 than the tests. None of them is zero, so that every gradient and every prompt shows.
 """
 
+import importlib.util
 import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import equinox as eqx
 import jax
@@ -93,6 +95,15 @@ def leaves(tree: PyTree) -> dict[str, np.ndarray]:
 
 
 # ---- the command -----------------------------------------------------------------------------
+
+
+def load_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """train.py as a module."""
+    spec = importlib.util.spec_from_file_location("train_script", TRAIN)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train_script", module)
+    spec.loader.exec_module(module)
+    return module
 
 
 def flags(config: Config) -> list[str]:

@@ -127,9 +127,9 @@ def evaluate(
     """Sample clips of a model and measure them; the numbers come as plain values for JSON.
 
     Which numbers depends on the data set of the checkpoint. `out` is a folder where they are also
-    written, with a GIF of the failures and one of the first clips. choices: steps, guidance, solver and temperature of the
-    pipeline, where None is the checkpoint's own. Raises TinygifError for options that do not fit
-    the checkpoint.
+    written, with a GIF of the failures and one of the first clips. choices: steps, guidance, solver
+    and temperature of the pipeline, where None is the checkpoint's own. Raises TinygifError for
+    options that do not fit the checkpoint.
     """
     config = pipeline.config
     check_request(pipeline, count, out, digits_for="free prompts" if free_prompts else None)
