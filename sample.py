@@ -95,7 +95,7 @@ def check_outputs(options: Options, out: Path, fps: int | float, frames: int) ->
     opaque = options.transparent and out.suffix.lower() == ".mp4"
     expect(not opaque, ".gif, .apng or .png for --transparent", out.name)
     gif.check_output(out, fps, frames)
-    count = len(options.prompt) * options.count or 1
+    count = options.count**2 if options.morph_grid else len(options.prompt) * options.count or 1
     if options.sheet is not None:
         got = f"{str(options.sheet)!r}: change the extension"
         expect(options.sheet.suffix.lower() == ".png", "a --sheet that ends in .png", got)

@@ -245,6 +245,7 @@ def test_an_unknown_word_is_exit_code_2_with_words_near_it(run, here):
     (["--morph", ONE, OTHER, "--trajectory"], "expected --trajectory or --morph, got both"),
     (["--morph", ONE, OTHER, "--count", 1], "count from 2 to"),
     (["--morph", ONE, "a 7 moving leftt"], "leftt"),
+    (["--morph", ONE, OTHER, "--morph-grid", "--transparent"], "one clip for --transparent"),
     (["--prompt", ONE, "--morph-grid"], "two sentences after --morph"),
     (["--prompt"], "at least one sentence after --prompt"),
     ([], "--prompt"),
