@@ -276,10 +276,13 @@ def test_rows_stay_on_disk(tmp_path):
     store = Store(tmp_path)
     for i in range(4):
         store.add({(i,): np.full(2**22, i, np.float32)})
-    before = memory()
-    again = Store(tmp_path)
-    assert all(again.get((i,))[-1] == i for i in range(4))
-    assert memory() - before < 2**14 + 2**12  # kB: one row and some, not four
+    stores, grown = [], []
+    for _ in range(3):  # other threads of this process may take memory at the same time
+        before = memory()
+        stores.append(Store(tmp_path))
+        assert all(stores[-1].get((i,))[-1] == i for i in range(4))
+        grown.append(memory() - before)
+    assert min(grown) < 2**14 + 2**12  # kB: one row and some, not four
 
 
 def test_without_room_prompts_are_read_again(config, monkeypatch, cache):
