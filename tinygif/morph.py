@@ -20,7 +20,7 @@ def slerp(a: Float[Array, "*x"], b: Float[Array, "*x"], share: float) -> Float[A
     """From noise a (share 0) to noise b (share 1) along an arc (Shoemake 1985, section 3.3).
 
     Two noises are nearly at right angles. On the straight line between them the deviation falls
-    from 1 to 0.71, and a model takes that for a clip which is partly denoised; on the arc it stays.
+    from 1 to 0.71, where clips are more like each other; on the arc it stays.
     """
     cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
     angle = jnp.arccos(jnp.clip(cosine, -1, 1))
