@@ -75,6 +75,18 @@ class Options:
     trajectory: bool = False
     """Show the denoising: a GIF that goes from noise to the clip, then plays it."""
 
+    @property
+    def is_film(self) -> bool:
+        """Whether all clips become one GIF, there and back."""
+        return self.morph is not None and not self.morph_grid
+
+    @property
+    def clips(self) -> int:
+        """How many clips are sampled, once the count is known."""
+        if self.morph is None:
+            return len(self.prompt) * self.count
+        return self.count**2 if self.morph_grid else self.count
+
 
 def progress_bar(steps: Iterable, total: int) -> Iterable:
     from tqdm import tqdm
@@ -95,7 +107,7 @@ def check_outputs(options: Options, out: Path, fps: int | float, frames: int) ->
     opaque = options.transparent and out.suffix.lower() == ".mp4"
     expect(not opaque, ".gif, .apng or .png for --transparent", out.name)
     gif.check_output(out, fps, frames)
-    count = options.count**2 if options.morph_grid else len(options.prompt) * options.count or 1
+    count = 1 if options.is_film else options.clips
     if options.sheet is not None:
         got = f"{str(options.sheet)!r}: change the extension"
         expect(options.sheet.suffix.lower() == ".png", "a --sheet that ends in .png", got)
@@ -114,11 +126,12 @@ def check_prompts(options: Options) -> Options:
     if pair is None:
         expect(prompts > 0, "at least one sentence after --prompt, or two after --morph", "none")
         expect(not options.morph_grid, "two sentences after --morph for --morph-grid", "none")
-        count = 1 if options.count is None else options.count
+        default = 1
     else:
         expect(prompts == 0, "--prompt or --morph", "both")
         expect(not options.trajectory, "--trajectory or --morph", "both")
-        count = options.count or (6 if options.morph_grid else 12)
+        default = 6 if options.morph_grid else 12
+    count = default if options.count is None else options.count
     check_range("count", count, 1 if pair is None else 2)
     check_range("scale", options.scale, 1)
     return replace(options, count=count)
@@ -133,12 +146,11 @@ def main(options: Options) -> None:
     fps = data.fps if options.fps is None else options.fps
     words = options.morph or options.prompt
     out = options.out or Path(("_".join(split(" ".join(words))[:8]) or "clip") + ".gif")
-    is_film = options.morph is not None and not options.morph_grid
-    frames = 2 * options.count - 2 if is_film else options.frames or data.frames
+    frames = 2 * options.count - 2 if options.is_film else options.frames or data.frames
     check_outputs(options, out, fps, frames)
     seed = secrets.randbits(32) if options.seed is None else options.seed
     captions, clips = draw(options, pipeline, seed)
-    if is_film:
+    if options.is_film:
         captions, clips = [" / ".join(options.morph)], there_and_back(clips)[None]
     if options.transparent:
         cut = np.stack([cut_out(clip) for clip in clips])
@@ -155,13 +167,12 @@ def draw(options: Options, pipeline: Pipeline, seed: int) -> tuple[list[str], np
              "dynamic_threshold", "frames", "size")  # fmt: skip
     choices = {name: getattr(options, name) for name in names}
     steps = options.steps or pipeline.config.sample.sample_steps
-    prompts = [prompt for prompt in options.prompt for _ in range(options.count)]
-    stages = options.count ** (2 if options.morph_grid else 1) if options.morph else 0
-    print(f"{pipeline.path}: {stages or len(prompts)} clip(s) in {steps} steps", flush=True)
+    print(f"{pipeline.path}: {options.clips} clip(s) in {steps} steps", flush=True)
     if options.morph:
         clips = morph(pipeline, *options.morph, count=options.count, grid=options.morph_grid,
                       seed=seed, progress=progress_bar, **choices)  # fmt: skip
-        return [""] * stages, clips
+        return [""] * options.clips, clips
+    prompts = [prompt for prompt in options.prompt for _ in range(options.count)]
     if not options.trajectory:
         return prompts, pipeline(prompts, seed=seed, progress=progress_bar, **choices).array
     noisy = (x for x, _ in progress_bar(pipeline.denoising(prompts, seed=seed, **choices), steps))

@@ -112,7 +112,10 @@ def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
     else:
         model, words, message = checkpoint.transplant(find_checkpoint(run.init), build, words)
         print(message)
-    model = model if codec is None else replace(model, codec=codec)
+    if codec is not None and run.init is None:
+        model = replace(model, codec=codec)
+    elif codec is not None:  # the model knows the code that came with it: only the colours are new
+        model = eqx.tree_at(lambda m: m.codec.colors, model, codec.colors)
     return training.init_state(config, model), About(config, words, 0), dataset, held_out
 
 
@@ -128,11 +131,7 @@ def open_codec(
         got = f"{config.data.channels}: add --channels 3, or --codec pixels"
         expect(config.data.channels == 3, f"3 channels for --codec {name}", got)
         clips, _ = read_batch(dataset, 0, Slice(0, FITTED_CLIPS, 1))
-        codec = FITTED[name](clips)
-        if init is not None:  # the model knows their code: only the colours are new
-            theirs = checkpoint.load_model(find_checkpoint(init))[0].codec
-            codec = eqx.tree_at(lambda c: c.colors, theirs, codec.colors)
-        return config, codec
+        return config, FITTED[name](clips)
     if name in FOLDS:
         untrained = name == "autoencoder" and config.codec.codec_steps == 0 and init is None
         expect(not untrained, "--codec-steps of at least 1 for a new autoencoder", 0)

@@ -102,8 +102,7 @@ def test_the_first_and_the_last_stage_are_what_was_asked_for(pipeline):
 
 def test_in_the_grid_the_sentence_goes_across_and_the_noise_down(pipeline):
     grid = morph(pipeline, SHORT, LONG, count=2, grid=True, seed=5, solver="ddim")
-    text = lambda prompt: [prompt, prompt]  # noqa: E731
-    left, right = (pipeline(text(prompt), seed=5, solver="ddim").array for prompt in (SHORT, LONG))
+    left, right = (pipeline([prompt] * 2, seed=5, solver="ddim").array for prompt in (SHORT, LONG))
     for got, want in zip(grid, (left[0], right[0], left[1], right[1])):
         assert np.abs(got.astype(int) - want).max() <= 1
 

@@ -244,6 +244,7 @@ def test_an_unknown_word_is_exit_code_2_with_words_near_it(run, here):
     (["--prompt", ONE, "--morph", ONE, OTHER], "expected --prompt or --morph, got both"),
     (["--morph", ONE, OTHER, "--trajectory"], "expected --trajectory or --morph, got both"),
     (["--morph", ONE, OTHER, "--count", 1], "count from 2 to"),
+    (["--morph", ONE, OTHER, "--count", 0], "count from 2 to"),
     (["--morph", ONE, "a 7 moving leftt"], "leftt"),
     (["--morph", ONE, OTHER, "--morph-grid", "--transparent"], "one clip for --transparent"),
     (["--prompt", ONE, "--morph-grid"], "two sentences after --morph"),

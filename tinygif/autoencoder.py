@@ -33,8 +33,8 @@ class CodecConfig:
     codec: str = "pixels"
     """pixels: none, the model works on pixels. palette: pixels, and clips are decoded into the
     colours of the data set. tiles: the same, on the principal components of 4 x 4 pixels.
-    autoencoder: a learned code of frames, which is trained before the
-    model. Or a run or model file whose code is used."""
+    autoencoder: a learned code of frames, which is trained before the model. Or a run or model file
+    whose code is used."""
     codec_steps: int = 400
     """Steps that train the autoencoder, at most a fifth of --minutes; 0 if it is trained."""
     codec_width: int = 32
