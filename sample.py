@@ -4,6 +4,9 @@
     python sample.py --prompt "a 3 going up" "an 8 standing still" --guidance 3 --out grid.gif
     python sample.py --prompt "a 7 moving left" --trajectory      # the denoising itself
     python sample.py --checkpoint sprites --prompt "an orc walking left" --sheet orc.png
+    python sample.py --prompt "a 3 moving up and a 5 going left and a 7 moving right"
+    python sample.py --first-frame x.png --prompt "a 3 moving left"  # or --last-frame, --between
+    python sample.py --continue x.gif --frames 64
     python sample.py --morph "a 3 moving left" "an 8 moving left" --count 12
 """
 
@@ -13,7 +16,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -22,6 +25,7 @@ import tinygif
 from tinygif import gif
 from tinygif.errors import check_range, expect, run_command
 from tinygif.guidance import GUIDANCE_HELP
+from tinygif.known import animate, familiar, read_clip, read_picture
 from tinygif.morph import morph, there_and_back
 from tinygif.pipeline import GeneratedClips, Pipeline, keep_compiled
 from tinygif.sampler import SolverName
@@ -35,6 +39,19 @@ class Options:
 
     prompt: tuple[str, ...] = ()
     """One or more sentences; several make a captioned grid. "" for a model without captions."""
+    first_frame: Path | None = None
+    """A picture that clips begin with; the prompt may be left out."""
+    last_frame: Path | None = None
+    """A picture that clips end with."""
+    between: tuple[Path, Path] | None = None
+    """Two pictures: the first and the last frame."""
+    go_on: Annotated[Path | None, tyro.conf.arg(name="continue")] = None
+    """A GIF that clips begin with."""
+    loop: bool = False
+    """The last frame leads to the first."""
+    resample: int | None = None
+    """Take every denoising step so many times, going back by fresh noise in between: known frames
+    and the others then agree better. 4 by default for a model that was not trained with them."""
     morph: tuple[str, str] | None = None
     """Two sentences instead: a GIF that goes from one to the other and back."""
     morph_grid: bool = False
@@ -62,7 +79,7 @@ class Options:
     """Rescale a guess of the clip if this quantile of it leaves the range of pixels; for example
     0.995."""
     frames: int | None = None
-    """Number of frames, if it should differ from training."""
+    """Number of frames, if it should differ from training. More are drawn window by window."""
     size: int | None = None
     """Side in pixels, if it should differ from training."""
     fps: int | None = None
@@ -81,10 +98,16 @@ class Options:
         return self.morph is not None and not self.morph_grid
 
     @property
+    def pictures(self) -> dict[int, Path]:
+        """The pictures that are known frames, by their place: 0 for the first, -1 for the last."""
+        first, last = self.between or (self.first_frame, self.last_frame)
+        return {place: path for place, path in ((0, first), (-1, last)) if path is not None}
+
+    @property
     def clips(self) -> int:
         """How many clips are sampled, once the count is known."""
         if self.morph is None:
-            return len(self.prompt) * self.count
+            return len(self.prompt or (None,)) * self.count
         return self.count**2 if self.morph_grid else self.count
 
 
@@ -123,13 +146,21 @@ def check_outputs(options: Options, out: Path, fps: int | float, frames: int) ->
 def check_prompts(options: Options) -> Options:
     """The options with a count. Refuse contradictions between them."""
     prompts, pair = len(options.prompt), options.morph
+    given = bool(options.pictures or options.go_on)
+    one = not options.between or not (options.first_frame or options.last_frame)
+    expect(one, "--between, or --first-frame and --last-frame", "both")
+    expect(not options.go_on or not options.pictures, "--continue or pictures", "both")
+    expect(not options.trajectory or not given, "--trajectory without known frames", "both")
+    expect(not options.loop or not given, "--loop without known frames, which do not loop", "both")
     if pair is None:
-        expect(prompts > 0, "at least one sentence after --prompt, or two after --morph", "none")
+        what = "at least one sentence after --prompt, or two after --morph"
+        expect(prompts > 0 or given, what, "none")
         expect(not options.morph_grid, "two sentences after --morph for --morph-grid", "none")
         default = 1
     else:
         expect(prompts == 0, "--prompt or --morph", "both")
         expect(not options.trajectory, "--trajectory or --morph", "both")
+        expect(not given and not options.loop, "--morph without known frames or --loop", "both")
         default = 6 if options.morph_grid else 12
     count = default if options.count is None else options.count
     check_range("count", count, 1 if pair is None else 2)
@@ -147,9 +178,10 @@ def main(options: Options) -> None:
     words = options.morph or options.prompt
     out = options.out or Path(("_".join(split(" ".join(words))[:8]) or "clip") + ".gif")
     frames = 2 * options.count - 2 if options.is_film else options.frames or data.frames
+    given = read_given(options, pipeline, fps)
     check_outputs(options, out, fps, frames)
     seed = secrets.randbits(32) if options.seed is None else options.seed
-    captions, clips = draw(options, pipeline, seed)
+    captions, clips = draw(options, pipeline, seed, given)
     if options.is_film:
         captions, clips = [" / ".join(options.morph)], there_and_back(clips)[None]
     if options.transparent:
@@ -161,7 +193,24 @@ def main(options: Options) -> None:
     print(f"wrote {out} in {time.time() - began:.1f} s, seed {seed}")
 
 
-def draw(options: Options, pipeline: Pipeline, seed: int) -> tuple[list[str], np.ndarray]:
+def read_given(options: Options, pipeline: Pipeline, fps: int | float) -> dict[str, Any]:
+    """The pictures or the GIF that are known, as `animate` takes them."""
+    config = pipeline.config
+    data = replace(config.data, size=options.size or config.data.size)
+    if options.go_on:
+        return {"start": read_clip(options.go_on, data, fps)}
+    pictures = {place: read_picture(path, data) for place, path in options.pictures.items()}
+    for picture, path in zip(pictures.values(), options.pictures.values()):
+        far, usual = familiar(picture, replace(config, data=data)) or (0.0, 0.0)
+        if far > usual:
+            print(f"{path} is unlike the training data: {far:.0f} grey levels from the nearest, "
+                  f"where up to {usual:.0f} are usual. Do not expect much.", file=sys.stderr)
+    return {"pictures": pictures} if pictures else {}
+
+
+def draw(
+    options: Options, pipeline: Pipeline, seed: int, given: dict[str, Any]
+) -> tuple[list[str], np.ndarray]:
     """Captions and clips (b, f, h, w, c); with --trajectory, the films of their denoising."""
     names = ("steps", "solver", "eta", "guidance", "negative_prompt", "temperature",
              "dynamic_threshold", "frames", "size")  # fmt: skip
@@ -172,10 +221,13 @@ def draw(options: Options, pipeline: Pipeline, seed: int) -> tuple[list[str], np
         clips = morph(pipeline, *options.morph, count=options.count, grid=options.morph_grid,
                       seed=seed, progress=progress_bar, **choices)  # fmt: skip
         return [""] * options.clips, clips
-    prompts = [prompt for prompt in options.prompt for _ in range(options.count)]
+    prompts = [prompt for prompt in options.prompt or (None,) for _ in range(options.count)]
+    choices |= dict(seed=seed, loop=options.loop or None)
     if not options.trajectory:
-        return prompts, pipeline(prompts, seed=seed, progress=progress_bar, **choices).array
-    noisy = (x for x, _ in progress_bar(pipeline.denoising(prompts, seed=seed, **choices), steps))
+        clips = animate(pipeline, prompts, resample=options.resample, progress=progress_bar,
+                        **given, **choices)  # fmt: skip
+        return [prompt or "" for prompt in prompts], clips
+    noisy = (x for x, _ in progress_bar(pipeline.denoising(prompts, **choices), steps))
     return prompts, film(map(pipeline.model.codec.decode, noisy))
 
 

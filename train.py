@@ -72,18 +72,21 @@ def parse(arguments: list[str]) -> Run:
     first_pass.add_argument("--preset", choices=list(PRESETS), default="tiny")
     first_pass.add_argument("--model", choices=list(MODELS))
     first_pass.add_argument("--dataset", default="moving_mnist")
+    first_pass.add_argument("--digits", type=int, default=1)
     first_pass.add_argument("--resume", action="store_true")
     first_pass.add_argument("--init")
     chosen, _ = first_pass.parse_known_args(arguments)
-    default = Run(**vars(preset_for(chosen.dataset, chosen.preset)))
+    default = Run(**vars(preset_for(chosen.dataset, chosen.preset, chosen.digits)))
     if chosen.model not in (None, default.model.model):
         default = replace(default, model=MODELS[chosen.model]())
     if chosen.init is not None:
         config = checkpoint.read_about(find_checkpoint(chosen.init)).config
-        longest = max(config.text.max_tokens, default.text.max_tokens)
+        ours, theirs = default.text, config.text
+        longest = dict(max_tokens=max(ours.max_tokens, theirs.max_tokens),
+                       parts=max(ours.parts, theirs.parts))  # fmt: skip
         default = replace(
             default, codec=replace(config.codec, codec_steps=0), model=config.model,
-            text=replace(config.text, max_tokens=longest), diffusion=config.diffusion,
+            text=replace(theirs, **longest), diffusion=config.diffusion,
         )  # fmt: skip
     if chosen.resume:
         flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}

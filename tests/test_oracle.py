@@ -14,7 +14,7 @@ from tinygif.gif import enlarge
 from tinygif.metrics import oracle
 from tinygif.metrics.oracle import read_digits
 from tinygif.metrics.prompts import draw_clips, judge, make_captions
-from tinygif.metrics.tracker import CANVAS, guesses, track
+from tinygif.metrics.tracker import canvas_and_box, guesses, track
 from tinygif.moving_mnist import (
     DIRECTIONS,
     SPEEDS,
@@ -164,17 +164,24 @@ def test_what_cannot_be_read_is_refused(clips, digits):
        st.sampled_from(list(SPEEDS)), st.integers(0, 2**20))  # fmt: skip
 def test_every_path_of_the_data_is_within_a_pixel_of_a_guess(direction, speed, seed):
     path = DATA._path(np.random.default_rng(seed), direction, speed, 16)
-    corners, directions, speeds, _ = guesses(16, 16)
+    corners, directions, speeds, _ = guesses(16, 32, 16)
     some = corners[(directions == direction) & (speeds == speed)]
     assert np.abs(some - path).max((1, 2)).min() <= 1
 
 
-@pytest.mark.parametrize("frames, box", [(16, 16), (4, 28), (24, 5)])
-def test_guesses_are_of_all_motions_and_inside_the_canvas(frames, box):
-    corners, directions, speeds, motions = guesses(frames, box)
-    assert corners.min() == 0 and corners.max() == CANVAS - box
+@pytest.mark.parametrize("size, side, canvas, box", [
+    (32, 16, 32, 16), (48, 16, 48, 16), (64, 32, 32, 16), (32, 28, 32, 28), (64, 8, 48, 6),
+])  # fmt: skip
+def test_clips_are_tracked_where_their_digits_have_sixteen_pixels(size, side, canvas, box):
+    assert canvas_and_box(size, side) == (canvas, box)
+
+
+@pytest.mark.parametrize("frames, canvas, box", [(16, 32, 16), (4, 32, 28), (24, 48, 5)])
+def test_guesses_are_of_all_motions_and_inside_the_canvas(frames, canvas, box):
+    corners, directions, speeds, motions = guesses(frames, canvas, box)
+    assert corners.min() == 0 and corners.max() == canvas - box
     assert len(set(zip(directions, speeds))) == len(set(motions)) == 25
-    assert np.abs(np.diff(corners, axis=1)).max() <= 2
+    assert np.abs(np.diff(corners, axis=1)).max() <= canvas / 16
     for name, path in zip(directions, corners):  # within the quarter that is sure to have no wall
         moved = path[frames // 4] - path[0]
         signs = DIRECTIONS[str(name)]

@@ -221,7 +221,7 @@ def test_an_unknown_word_is_exit_code_2_with_words_near_it(run, here):
     (["--prompt", ONE, "--steps", 51], "between 1 and T=50"),
     (["--prompt", ONE, "--steps", 0], "between 1 and T=50"),
     (["--prompt", ONE, "--solver", "dpmpp", "--eta", 0.5], "the ddim solver for eta"),
-    (["--prompt", ONE, "--frames", 5], "multiple of 2"),
+    (["--prompt", ONE, "--frames", 3], "multiple of 2"),
     (["--prompt", ONE, "--size", 18], "multiple of 4"),
     (["--prompt", ONE, "--fps", 60], "fps <= 50"),
     (["--prompt", ONE, "--fps", 0], "<= fps <= 50"),

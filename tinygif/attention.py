@@ -91,13 +91,14 @@ class Attention(eqx.Module):
         *,
         bias: Float[Array, "heads n m"] | None = None,
         mask: Bool[Array, " m"] | None = None,
+        circle: bool = False,
     ) -> Float[Array, "n dim"]:
         y = jax.vmap(self.norm)(x)
         q = jax.vmap(self.q)(y)
         k, v = jnp.split(jax.vmap(self.kv)(y if context is None else context), 2, axis=-1)
         q, k, v = (rearrange(a, "n (h d) -> n h d", h=self.heads) for a in (q, k, v))
         if self.rotate:
-            q, k = rotary(q), rotary(k)
+            q, k = rotary(q, circle=circle), rotary(k, circle=circle)
         if self.linear and bias is not None:
             raise ValueError("linear attention has no scores to add a bias to: leave the bias out")
         if self.linear:
@@ -114,10 +115,16 @@ def over_space(attention: Attention, x: Clip) -> Clip:
     return rearrange(y, "f (h w) c -> f c h w", h=h)
 
 
-def over_time(attention: Attention, x: Clip, bias: Float[Array, "heads f f"]) -> Clip:
-    """Each pixel attends to itself in the other frames; no pixel sees another."""
+def over_time(
+    attention: Attention, x: Clip, bias: Float[Array, "heads f f"], *, circle: bool = False
+) -> Clip:
+    """Each pixel attends to itself in the other frames; no pixel sees another.
+
+    circle: the first frame comes after the last.
+    """
     h = x.shape[2]
-    y = jax.vmap(lambda tokens: attention(tokens, bias=bias))(rearrange(x, "f c h w -> (h w) f c"))
+    one_pixel = lambda tokens: attention(tokens, bias=bias, circle=circle)  # noqa: E731
+    y = jax.vmap(one_pixel)(rearrange(x, "f c h w -> (h w) f c"))
     return rearrange(y, "(h w) f c -> f c h w", h=h)
 
 

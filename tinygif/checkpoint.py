@@ -267,6 +267,11 @@ def new_folder(name: str, parent: Path = Path("runs")) -> Path:
 # ---- starting from trained weights -----------------------------------------------------------
 
 
+def plain(name: str) -> str:
+    """The name of a leaf in a model for one part, which one for several holds as its `each`."""
+    return name.replace(".each.", ".")
+
+
 def transplant(
     path: Path, model: Callable[[list[str]], TextToGif], words: list[str]
 ) -> tuple[TextToGif, list[str], str]:
@@ -274,21 +279,26 @@ def transplant(
 
     `model(words)` makes the new model for a vocabulary. An array is copied where name and shape
     agree. The vocabulary joins that of `path` and `words`; words that are new keep random rows. For
-    a model without captions `words` is empty, and so is the vocabulary. The message says what was
-    copied.
+    a model without captions `words` is empty, and so is the vocabulary. A model for several parts
+    may start from a model for one, and the other way round. The message says what was copied.
     """
     old, about = load_model(path)
     vocabulary = sorted({*words, *about.words}) if words else []
-    new_model, arrays, fresh = model(vocabulary), named(old), []
-    table, rows = (getattr(m.text, "embedding", None) for m in (new_model, old))
+    new_model, fresh = model(vocabulary), []
+    arrays = {plain(name): leaf for name, leaf in named(old).items()}
+    new_arrays = {plain(name): leaf for name, leaf in named(new_model).items()}
+    table, rows = (found.get("text.embedding") for found in (new_arrays, arrays))
     if table is not None and rows is not None and table.shape[1:] == rows.shape[1:]:
         new_ids, old_ids = Tokenizer(vocabulary, 1).ids, Tokenizer(about.words, 1).ids
         pairs = [(new_ids[word], old_ids[word]) for word in old_ids if word in new_ids]
         new_rows, old_rows = np.array(pairs).T
         arrays["text.embedding"] = table.at[new_rows].set(rows[old_rows])
+        places = new_arrays["text.positions"]
+        known = arrays["text.positions"][: len(places)]
+        arrays["text.positions"] = places.at[: len(known)].set(known)
 
     def choose(leaf_path: tuple, leaf: object) -> object:
-        name = leaf_name(leaf_path)
+        name = plain(leaf_name(leaf_path))
         if is_named(leaf) and (name not in arrays or arrays[name].shape != leaf.shape):
             fresh.append(name)
         return leaf if name in fresh else arrays.get(name, leaf)

@@ -19,6 +19,7 @@ from tinygif.diffusion import Prediction, Weighting, check_prediction
 from tinygif.errors import check_limits, check_range, expect
 from tinygif.gif import fps_delays
 from tinygif.guidance import GUIDANCE_HELP
+from tinygif.parts import Composed, EachPart
 from tinygif.sampler import SOLVERS, SolverName, timesteps
 from tinygif.schedule import Schedule, ScheduleName
 from tinygif.text import TextAdapter, TextEncoder, TextToGif
@@ -45,6 +46,8 @@ class DataConfig:
     """Mirror a clip of a folder half of the time, and swap left and right in its caption."""
     unconditional: bool = False
     """Train on the clips of a folder, and leave their captions out."""
+    loops: bool = False
+    """The clips are loops: train on them from any frame, in layers along time that see a circle."""
     digits: Literal[1, 2] = 1
     """The largest number of digits in a clip."""
     digit_size: int | None = None
@@ -78,6 +81,9 @@ class TextConfig:
     """Trained transformer layers, on word embeddings or on top of a tower."""
     max_tokens: int = 24
     """Length of the longest prompt, in words; or in a tower's tokens, start and end included."""
+    parts: int = 1
+    """With 2 or more, prompts are split at "and", and each part is drawn by itself; captions of the
+    data have at most so many parts. Prompts may have more."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,8 @@ class TrainConfig:
     """Some steps train on more but shorter clips, of this many frames, at the same cost."""
     short_share: float = 0.5
     """Share of the steps that train on short clips."""
+    known_share: float = 0.0
+    """Share of the clips of which the model is given some frames; needs --known-frames."""
     accumulate: int = 1
     """Split each batch into this many parts, computed one after another: less memory."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -192,6 +200,8 @@ class Config:
         if (short := train.short_frames) is not None:
             check_range("short_frames", short, 1, data.frames)
             self.model.check(frames=short, size=data.size, fold=self.codec.fold)
+        able = train.known_share == 0 or getattr(self.model, "known_frames", False)
+        expect(able, "--known-frames with --known-share", train.known_share)
         expect(train.ema < 1, "an ema below 1, or the average would never move", train.ema)
         what = f"a batch_size that is a multiple of accumulate, {train.accumulate}"
         expect(train.batch_size % train.accumulate == 0, what, train.batch_size)
@@ -214,18 +224,21 @@ class Config:
             text = TextEncoder(words, width, depth, max_tokens=options.max_tokens, key=text_key)
         else:
             text = TextAdapter(options.text_dims, width, depth, key=text_key)
-        shape = codec.shape(data.frames, data.size)
-        return TextToGif(text, self.model.build(shape, width, key=model_key), codec)
+        shape, in_parts = codec.shape(data.frames, data.size), options.parts > 1
+        model = self.model.build(shape, width, masks=in_parts, key=model_key)
+        if in_parts:
+            text, model = EachPart(text), Composed(model)
+        return TextToGif(text, model, codec)
 
 
 SEEDS = 0, 2**32 - 1  # JAX would ignore further bits
 LIMITS = {
     "size": (1, 4096), "frames": (1, 4096), "digit_size": (1, 4096), "codec_steps": (0, 10**9),
     "codec_width": (1, 1024), "latent_channels": (1, 256), "text_dims": (1, 2**16),
-    "text_width": (4, 2**14), "text_depth": (0, 64), "max_tokens": (1, 4096),
+    "text_width": (4, 2**14), "text_depth": (0, 64), "max_tokens": (1, 4096), "parts": (1, 16),
     "diffusion_steps": (2, 10**5), "shift": (1e-3, 1000), "gamma": (0, 1e6), "drop_text": (0, 1),
     "logit_normal": (-100, 100), "steps": (1, 10**9), "minutes": (0.01, 10**6),
-    "batch_size": (1, 2**20), "short_share": (0, 1), "accumulate": (1, 1024),
+    "batch_size": (1, 2**20), "short_share": (0, 1), "known_share": (0, 1), "accumulate": (1, 1024),
     "learning_rate": (0, 100), "muon_rate": (0, 100), "weight_decay": (0, 100),
     "warmup": (0, 10**9), "clip": (0, 1e6), "ema": (0, 1), "seed": SEEDS,
     "sample_every": (1, 10**9), "save_every": (1, 10**9), "guidance": (0, 1000), "eta": (0, 1),

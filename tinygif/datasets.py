@@ -59,9 +59,15 @@ SPRITES = UNetConfig(
 the place; words say where a colour is, so every level attends to them."""
 
 
-def preset_for(name: str, preset: str) -> Config:
-    """A preset for a data set. Sprites have long captions and a code of tiles."""
+def preset_for(name: str, preset: str, digits: int = 1) -> Config:
+    """A preset for a data set. Sprites have long captions and a code of tiles.
+
+    Two digits have more room than one, and their captions are read in parts.
+    """
     config = replace(PRESETS[preset], data=defaults(name))
+    if name == "moving_mnist" and digits > 1:
+        data = replace(config.data, digits=digits, size=48, digit_size=16)
+        return replace(config, data=data, text=replace(config.text, parts=digits))
     if name != "sprites":
         return config
     text, codec = replace(config.text, max_tokens=40), replace(config.codec, codec="tiles")

@@ -1,4 +1,4 @@
-"""Denoisers, and functions from denoiser to denoiser: guidance and thresholds.
+"""Denoisers, and functions from denoiser to denoiser: guidance, thresholds, known frames.
 
 A denoiser maps noisy clips and a step to a guess of the clips, `(x_t (b f c h w), t) -> x0`.
 `Denoiser` makes one of a model, a schedule and a condition; the others wrap a denoiser. They are
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from tinygif.diffusion import Prediction, check_prediction, to_x0
 from tinygif.schedule import Schedule
-from tinygif.text import Condition
+from tinygif.text import Condition, KnownFrames
 
 Step = Int[Array, ""] | int
 GUIDANCE_HELP = "0 ignores the prompt, 1 follows it, above 1 exaggerates it."
@@ -53,10 +53,44 @@ class Guided(eqx.Module):
 
 
 def guide(denoiser: Denoiser, away: Condition, scale: float) -> Guided:
-    """Guide a denoiser away from `away`: the null prompt, or a negative one, for each example."""
+    """Guide a denoiser away from `away`: the null prompt, or a negative one, for each example.
+
+    Known frames are the same in both.
+    """
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), away, denoiser.condition)
     both = Denoiser(denoiser.model, denoiser.schedule, both, denoiser.predict)
     return Guided(both, jnp.asarray(scale, jnp.float32))
+
+
+class Pinned(eqx.Module):
+    """Known frames are what they are, whatever the denoiser guesses (replacement; Song et al. 2021,
+    appendix I.2).
+
+    A solver makes x_t of the guess, so in x_t, too, these frames get the noise of step t and no
+    other change. A model that is not trained with known frames sees them only there.
+    """
+
+    denoiser: eqx.Module
+    known: KnownFrames
+
+    def __call__(self, x_t: Float[Array, "b *x"], t: Step) -> Float[Array, "b *x"]:
+        mask = self.known.mask.reshape(*self.known.mask.shape, *(1,) * (x_t.ndim - 2))
+        return jnp.where(mask, self.known.frames, self.denoiser(x_t, t))
+
+
+class Rolled(eqx.Module):
+    """Clips that loop have no first frame: at each step the denoiser sees them from another one.
+
+    The frames are rolled by an offset that grows with the steps, so no frame stays at the seam
+    (Mobius, Bi et al. 2025).
+    """
+
+    denoiser: eqx.Module
+    T: int = eqx.field(static=True)
+
+    def __call__(self, x_t: Float[Array, "b f *x"], t: Step) -> Float[Array, "b f *x"]:
+        offset = (self.T - jnp.asarray(t)) * x_t.shape[1] // self.T
+        return jnp.roll(self.denoiser(jnp.roll(x_t, offset, axis=1), t), -offset, axis=1)
 
 
 class Thresholded(eqx.Module):

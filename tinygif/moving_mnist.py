@@ -70,6 +70,8 @@ WORDS = sorted(
     | {word for phrase in (*VERBS, *DIRECTIONS, *STILL, *SPEEDS) for word in phrase.split()}
     | {*DIGIT_COLORS, *SYNONYMS}
 )
+TWO_SHARE = 0.75
+"""Share of the clips that show two digits, where `digits` allows it."""
 PLAIN, VARIED = 8, 8
 """Of how many wordings of one meaning a caption is drawn: in usual words, and in any."""
 
@@ -118,7 +120,7 @@ class MovingMNIST:
         config, rng = self.config, np.random.default_rng([self.seed, index])
         clip = np.zeros((frames, config.size, config.size, config.channels), np.uint8)
         sentences = []
-        for _ in range(rng.integers(1, config.digits + 1)):
+        for _ in range(2 if config.digits == 2 and rng.random() < TWO_SHARE else 1):
             i = int(rng.integers(len(self.images)))
             digit, color = int(self.labels[i]), str(rng.choice(DIGIT_COLORS))
             direction = str(rng.choice(self.directions_of(digit)))

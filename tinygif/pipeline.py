@@ -16,11 +16,12 @@ from jaxtyping import Array, Float, PyTree, UInt8
 from tinygif import sampler
 from tinygif.checkpoint import MODEL, load_model, newest
 from tinygif.config import Config, TextConfig, named_keys
-from tinygif.errors import TinygifError
+from tinygif.errors import TinygifError, expect
 from tinygif.files import cache_dir
 from tinygif.gif import encode_gif, enlarge, fps_delays, grid
-from tinygif.guidance import Denoiser, Thresholded, guide
-from tinygif.text import Condition, Text, TextToGif, Tokenizer
+from tinygif.guidance import Denoiser, Pinned, Rolled, Thresholded, guide
+from tinygif.parts import PartReader, part_count
+from tinygif.text import Condition, KnownFrames, Text, TextToGif, Tokenizer
 
 SHIPPED = Path(__file__).parent / "weights" / "moving_mnist.safetensors"
 """The trained model that draws if there is no run. weights/README.md is the models' card."""
@@ -107,27 +108,36 @@ class Pipeline:
         seed: int = 0,
         negative_prompt: str | None = None,
         noise: Float[Array, "b f c h w"] | None = None,
+        known: KnownFrames | None = None,
+        resample: int = 1,
+        loop: bool | None = None,
         **options,
     ) -> Iterable[tuple[Float[Array, "b f c h w"], Float[Array, "b f c h w"]]]:
         """The trajectory: (x_t, guess of x0) after every step, in the codec's range.
 
         negative_prompt: guide away from this sentence instead of the null prompt. noise: what the
-        clips are made of, instead of the noise that the seed gives. Options that are None, or left
-        out, are the checkpoint's own: steps, guidance, solver, eta, temperature, dynamic_threshold
-        (`SampleConfig` says what they do), frames and size (which may differ from training, in
-        multiples of what the model folds). Raises TinygifError for what cannot work.
+        clips are made of, instead of the noise that the seed gives. known: frames of each clip, as
+        `tinygif.known.know` makes them. resample: as in `sampler.trajectory`. loop: the last
+        frame leads to the first; so it is by default if the training clips loop. Options that are
+        None, or left out, are the checkpoint's own: steps, guidance, solver, eta, temperature,
+        dynamic_threshold (`SampleConfig` says what they do), frames and size (which may differ from
+        training, in multiples of what the model folds). Raises TinygifError for what cannot work.
         """
         config = self.with_options(**options)
         options = config.sample
         text = prompts if isinstance(prompts, Text) else self.encode_prompts(prompts)
-        away = self.encode_prompts([negative_prompt] * len(text.mask))
+        away = self.encode_prompts([negative_prompt] * len(text.mask), part_count(text))
+        what = f"a negative prompt of at most {part_count(text)} parts, as the prompts have"
+        expect(part_count(away) == part_count(text), what, part_count(away))
         noise = self.draw_noise(len(text.mask), seed, config) if noise is None else noise
         noise = options.temperature * noise
+        loop = config.data.loops and known is None if loop is None else loop
         eta, solver = options.eta, sampler.SOLVERS[options.solver]
         return sampler.trajectory(
-            self.denoiser(text, away, options.guidance, options.dynamic_threshold),
+            self.denoiser(text, away, options.guidance, options.dynamic_threshold, known, loop),
             self.schedule, noise, key=jax.random.split(named_keys(seed).sample)[1],
             solver=solver() if eta is None else solver(eta), steps=options.sample_steps,
+            resample=resample,
         )  # fmt: skip
 
     def draw_noise(self, count: int, seed: int, config: Config) -> Float[Array, "b f c h w"]:
@@ -154,21 +164,29 @@ class Pipeline:
         return config
 
     def denoiser(
-        self, text: Text, away: Text, scale: float, percentile: float | None
-    ) -> Thresholded:
-        """The guided, thresholded denoiser for a batch of prompts."""
+        self, text: Text, away: Text, scale: float, percentile: float | None,
+        known: KnownFrames | None = None, loop: bool = False,
+    ) -> eqx.Module:  # fmt: skip
+        """The guided, thresholded denoiser for a batch of prompts, and of known frames."""
         predict, schedule = self.config.diffusion.predict, self.schedule
-        denoiser = Denoiser(self.model.model, schedule, Condition(text), predict)
+        denoiser = Denoiser(self.model.model, schedule, Condition(text, known, loop), predict)
         if scale != 1 and not self.config.data.unconditional:
-            denoiser = guide(denoiser, Condition(away), scale)
+            denoiser = guide(denoiser, Condition(away, known, loop), scale)
         percentile = None if percentile is None else jax.numpy.asarray(percentile)
-        return Thresholded(denoiser, self.model.codec.limit, percentile)
+        denoiser = Thresholded(denoiser, self.model.codec.limit, percentile)
+        if known is not None:
+            return Pinned(denoiser, known)
+        return Rolled(denoiser, schedule.T) if loop else denoiser
 
-    def encode_prompts(self, prompts: Sequence[str | None]) -> Text:
-        """A batch of prompts as the model reads them; None is the null prompt."""
+    def encode_prompts(self, prompts: Sequence[str | None], parts: int = 1) -> Text:
+        """A batch of prompts as the model reads them; None is the null prompt.
+
+        If it reads them in parts there are as many as one of the prompts has, at least `parts`.
+        """
         if len(prompts) == 0:
             raise TinygifError("expected at least one prompt, got none")
-        return run_text_encoder(self.model.text, self.reader.batch(prompts))
+        at_least = (parts,) if self.config.text.parts > 1 else ()
+        return run_text_encoder(self.model.text, self.reader.batch(prompts, *at_least))
 
 
 @eqx.filter_jit
@@ -180,10 +198,12 @@ def run_text_encoder(encoder: eqx.Module, prompts: PyTree) -> Text:
 def prompt_reader(config: TextConfig, words: list[str]):
     """A tokenizer or a tower: its `batch(prompts)` gives the input of the text encoder."""
     if config.text == "words":
-        return Tokenizer(words, config.max_tokens)
-    from tinygif.towers import Embeddings
+        reader = Tokenizer(words, config.max_tokens)
+    else:
+        from tinygif.towers import Embeddings
 
-    return Embeddings(config)
+        reader = Embeddings(config)
+    return reader if config.parts == 1 else PartReader(reader, config.parts)
 
 
 def find_checkpoint(path: str | Path | None = None) -> Path:

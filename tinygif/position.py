@@ -15,12 +15,19 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 
-def rotary(x: Float[Array, "n heads d"], base: float = 10000.0) -> Float[Array, "n heads d"]:
-    """Turn each pair of features of token n by the angle n * base^(-2i/d)."""
+def rotary(
+    x: Float[Array, "n heads d"], base: float = 10000.0, *, circle: bool = False
+) -> Float[Array, "n heads d"]:
+    """Turn each pair of features of token n by the angle n * base^(-2i/d).
+
+    circle: n tokens make whole turns, so the last is as near to the first as to the one before it.
+    """
     n, _, d = x.shape
     if d % 2:
         raise ValueError(f"rotary turns pairs of features: expected an even head width, got {d}")
     frequency = base ** (-np.arange(0, d, 2) / d)  # by NumPy: constants of the compiled program
+    if circle:
+        frequency = np.round(frequency * n / (2 * np.pi)) * 2 * np.pi / n
     angle = np.arange(n)[:, None, None] * frequency[None, None, :]
     cos, sin = jnp.asarray(np.cos(angle), x.dtype), jnp.asarray(np.sin(angle), x.dtype)
     a, b = jnp.split(x, 2, axis=-1)
@@ -71,8 +78,13 @@ class RelativePositionBias(eqx.Module):
         self.table = 0.02 * jax.random.normal(key, (buckets, heads))
         self.max_distance = max_distance
 
-    def __call__(self, n: int) -> Float[Array, "heads n n"]:
-        """The bias of each of n queries (rows) towards each of n keys (columns)."""
+    def __call__(self, n: int, *, circle: bool = False) -> Float[Array, "heads n n"]:
+        """The bias of each of n queries (rows) towards each of n keys (columns).
+
+        circle: the distance is that of the shorter way round.
+        """
         position = jnp.arange(n)
         distance = position[None, :] - position[:, None]
+        if circle:
+            distance = (distance + n // 2) % n - n // 2
         return jnp.moveaxis(self.table[bucket(distance, len(self.table), self.max_distance)], -1, 0)

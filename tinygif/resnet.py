@@ -140,10 +140,13 @@ class TemporalConv(eqx.Module):
         self.norm = group_norm(channels)
         self.conv = zeroed(Conv1x1(3 * channels, channels, key=key))
 
-    def __call__(self, x: Float[Array, "f c h w"]) -> Float[Array, "f c h w"]:
+    def __call__(
+        self, x: Float[Array, "f c h w"], *, circle: bool = False
+    ) -> Float[Array, "f c h w"]:
+        """circle: the first frame comes after the last; else zeros stand beyond both ends."""
         y = jax.nn.silu(jax.vmap(self.norm)(x))
-        edge = jnp.zeros_like(y[:1])
-        before, after = jnp.concatenate([edge, y[:-1]]), jnp.concatenate([y[1:], edge])
+        start, end = (y[-1:], y[:1]) if circle else (jnp.zeros_like(y[:1]),) * 2
+        before, after = jnp.concatenate([start, y[:-1]]), jnp.concatenate([y[1:], end])
         return x + jax.vmap(self.conv)(jnp.concatenate([before, y, after], axis=1))
 
 

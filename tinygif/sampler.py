@@ -103,21 +103,37 @@ def sample_step(
     return solver(schedule, Move(t, t_next, x_t, x0, t_before, x0_before, key)), x0
 
 
+@eqx.filter_jit
+def noise_again(
+    schedule: Schedule, x: Float[Array, "*x"], s: Step, t: Step, key: Key[Array, ""]
+) -> Float[Array, "*x"]:
+    """From step s back to a noisier step t: a sample of q(x_t | x_s)."""
+    ratio = schedule.alpha[t] / schedule.alpha[s]
+    added = jnp.sqrt(jnp.maximum(schedule.sigma[t] ** 2 - (ratio * schedule.sigma[s]) ** 2, 0))
+    return ratio * x + added * jax.random.normal(key, x.shape, x.dtype)
+
+
 def trajectory(
     denoiser: Callable, schedule: Schedule, noise: Float[Array, "*x"], *, key: Key[Array, ""],
-    solver: Callable | None = None, steps: int = 50,
+    solver: Callable | None = None, steps: int = 50, resample: int = 1,
 ) -> Iterator[tuple[Float[Array, "*x"], Float[Array, "*x"]]]:  # fmt: skip
     """Denoise step by step; yield (x_t, guess of x0) after each. The last x_t are the clips.
 
     `noise` is standard normal and has the shape of the clips; sampling always starts at index T.
+    `resample` takes every step but the last so many times, and goes back by fresh noise in between
+    (RePaint, Lugmayr et al. 2022, algorithm 1): frames that are put in then have more time to agree
+    with the others.
     """
     solver = DDIM() if solver is None else solver
     times = timesteps(schedule.T, steps)
     x, x0, t_before = noise, jnp.zeros_like(noise), times[0]
     for i, (t, t_next) in enumerate(zip(times[:-1], times[1:])):
-        step_key = jax.random.fold_in(key, i)
-        x, x0 = sample_step(denoiser, schedule, solver, x, x0, t_before, t, t_next, step_key)
-        t_before = t
+        for j in range(resample if t_next > 0 else 1):
+            step_key = jax.random.fold_in(key, i + j * steps)
+            if j:
+                x = noise_again(schedule, x, t_next, t, jax.random.fold_in(step_key, 0))
+            x, guess = sample_step(denoiser, schedule, solver, x, x0, t_before, t, t_next, step_key)
+        x0, t_before = guess, t
         yield x, x0
 
 

@@ -94,24 +94,42 @@ class Text(eqx.Module):
     mask: Bool[Array | np.ndarray, "*b n"]
 
 
+class KnownFrames(eqx.Module):
+    """Frames that are known, in the codec's range, with zeros for the others; and which they are.
+
+    With a leading axis, a batch of them.
+    """
+
+    frames: Float[Array | np.ndarray, "*b f c h w"]
+    mask: Bool[Array | np.ndarray, "*b f"]
+
+
 class Condition(eqx.Module):
-    """What a model is given besides the noisy clip and the noise level."""
+    """What a model is given besides the noisy clip and the noise level.
+
+    circle: the clip loops, so for layers along time its first frame comes after its last.
+    """
 
     text: Text
+    known: KnownFrames | None = None
+    circle: bool = eqx.field(static=True, default=False)
 
 
-Prompt = Int[Array, " n"] | Text
-"""Input of `TextToGif`: word ids, or the output of a pretrained text encoder."""
+Prompt = Int[Array, "*k n"] | Text
+"""Input of `TextToGif`: word ids, or the output of a pretrained text encoder. With a leading axis
+of k, a prompt in parts."""
 
 
 def hide(prompt: Prompt, hidden: Bool[Array, ""]) -> Prompt:
     """Replace a prompt by the null prompt where `hidden` is True.
 
-    For word ids that is the word `<null>` alone; for a tower's output, a text without tokens.
+    For word ids that is the word `<null>` alone; for a tower's output, a text without tokens. A
+    prompt in parts keeps one part.
     """
     if isinstance(prompt, Text):
         return Text(prompt.states, prompt.pooled, prompt.mask & ~hidden)
-    return jnp.where(hidden, jnp.zeros_like(prompt).at[0].set(1), prompt)
+    null = jnp.zeros_like(prompt).at[(0,) * prompt.ndim].set(1)
+    return jnp.where(hidden, null, prompt)
 
 
 class TransformerLayer(eqx.Module):
@@ -204,7 +222,7 @@ def transform(
     for layer in layers:
         x = layer(x, mask)
     x = jnp.where(mask[:, None], jax.vmap(norm)(x), 0)
-    return Text(x, x.sum(axis=0) / mask.sum().astype(x.dtype), mask)
+    return Text(x, x.sum(axis=0) / jnp.maximum(mask.sum(), 1).astype(x.dtype), mask)
 
 
 # ---- text and model --------------------------------------------------------------------------
@@ -216,11 +234,12 @@ class TextToGif(eqx.Module):
     `model` is any module with `model(x_t, t, condition) -> prediction`. The codec is not trained.
     """
 
-    text: TextEncoder | TextAdapter
+    text: eqx.Module
     model: eqx.Module
     codec: eqx.Module
 
     def __call__(
-        self, x_t: Float[Array, "*x"], t: Float[Array, ""], prompt: Prompt
-    ) -> Float[Array, "*x"]:
-        return self.model(x_t, t, Condition(self.text(prompt)))
+        self, x_t: Float[Array, "*x"], t: Float[Array, ""], prompt: Prompt,
+        known: KnownFrames | None = None, *, circle: bool = False,
+    ) -> Float[Array, "*x"]:  # fmt: skip
+        return self.model(x_t, t, Condition(self.text(prompt), known, circle))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
 from tinygif import diffusion, files
 from tinygif.checkpoint import (
@@ -34,7 +34,7 @@ from tinygif.diffusion import pick_step, q_sample
 from tinygif.errors import TinygifError
 from tinygif.optimizer import average, learning_rate_at, make_optimizer
 from tinygif.schedule import Schedule
-from tinygif.text import Prompt, TextToGif, hide
+from tinygif.text import KnownFrames, Prompt, TextToGif, hide
 
 
 class TrainState(eqx.Module):
@@ -116,15 +116,21 @@ def copy_arrays(tree: PyTree) -> PyTree:
 
 def predict_loss(
     model: TextToGif, schedule: Schedule, config: DiffusionConfig, x0: Float[Array, "*x"],
-    prompt: Prompt, t: Int[Array, ""], eps: Float[Array, "*x"], *, bfloat16: bool = False,
+    prompt: Prompt, t: Int[Array, ""], eps: Float[Array, "*x"],
+    known: Bool[Array, " f"] | None = None, *, circle: bool = False, bfloat16: bool = False,
 ) -> Float[Array, ""]:  # fmt: skip
-    """Noise one example to step t, let the model predict, and compare."""
+    """Noise one example to step t, let the model predict, and compare.
+
+    known: the frames that the model is also given as they are.
+    """
     x_t = q_sample(schedule, x0, t, eps)
+    given = prompt, None if known is None else KnownFrames(x0, known)
     if bfloat16:
-        model, x_t, prompt = jax.tree.map(
-            lambda a: a.astype(jnp.bfloat16) if eqx.is_inexact_array(a) else a, (model, x_t, prompt)
+        model, x_t, given = jax.tree.map(
+            lambda a: a.astype(jnp.bfloat16) if eqx.is_inexact_array(a) else a, (model, x_t, given)
         )
-    prediction = model(x_t, t.astype(jnp.float32) / schedule.T, prompt).astype(jnp.float32)
+    level = t.astype(jnp.float32) / schedule.T
+    prediction = model(x_t, level, *given, circle=circle).astype(jnp.float32)
     return diffusion.loss(
         schedule, prediction, x0, t, eps, predict=config.predict, measure=config.measure,
         kind=config.loss, weighting=config.weighting, gamma=config.gamma,
@@ -137,6 +143,9 @@ def example_loss(
 ) -> Float[Array, ""]:  # fmt: skip
     """The loss of one clip at a random step t; with probability `drop_text` without its caption.
 
+    With probability `known_share` the model is given some of the frames, and half of the time these
+    have to do without the caption.
+
     The steps t of a batch are spread evenly from one random start (Kingma et al. 2021, appendix
     I.1): same mean, less variance. `index` is the example's place in the whole batch.
     """
@@ -146,11 +155,32 @@ def example_loss(
     t = pick_step(share, schedule.T, config.diffusion.logit_normal)
 
     x0 = jax.lax.stop_gradient(model.codec.encode(clip))
+    if circle := config.data.loops and len(clip) == config.data.frames:
+        start = jax.random.randint(jax.random.fold_in(drop_key, 2), (), 0, len(x0))
+        x0 = jnp.roll(x0, start, axis=0)
     eps = jax.random.normal(eps_key, x0.shape)
-    prompt = hide(prompt, jax.random.bernoulli(drop_key, config.diffusion.drop_text))
+    hidden, known = jax.random.bernoulli(drop_key, config.diffusion.drop_text), None
+    if config.train.known_share:
+        frames_key, alone_key = jax.random.split(jax.random.fold_in(drop_key, 1))
+        known = random_frames(frames_key, len(x0), config.train.known_share)
+        hidden |= known.any() & jax.random.bernoulli(alone_key)
+    prompt = hide(prompt, hidden)
     return predict_loss(
-        model, schedule, config.diffusion, x0, prompt, t, eps, bfloat16=config.train.bfloat16
-    )
+        model, schedule, config.diffusion, x0, prompt, t, eps, known, circle=circle,
+        bfloat16=config.train.bfloat16,
+    )  # fmt: skip
+
+
+def random_frames(key: Key[Array, ""], frames: int, share: float) -> Bool[Array, " {frames}"]:
+    """Which frames a clip shows in training: none, or its beginning, its end or both.
+
+    Both are up to half of a clip long, and the shorter the likelier.
+    """
+    shown_key, kind_key, length_key = jax.random.split(key, 3)
+    begins, ends = 1 + jnp.floor(frames // 2 * jax.random.uniform(length_key, (2,)) ** 3)
+    kind, i = jax.random.randint(kind_key, (), 0, 3), jnp.arange(frames)
+    first, last = (i < begins) & (kind != 1), (i >= frames - ends) & (kind != 0)
+    return (first | last) & jax.random.bernoulli(shown_key, share)
 
 
 def batch_loss(

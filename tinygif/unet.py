@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Key
 
@@ -29,7 +30,7 @@ from tinygif.resnet import (
     Upsample,
     group_norm,
 )
-from tinygif.text import Condition, Text, TextToGif
+from tinygif.text import Condition, KnownFrames, Text, TextToGif
 
 Clip = Float[Array, "f c h w"]
 KINDS = ("conv", "space", "text", "time")
@@ -66,6 +67,8 @@ class UNetConfig:
     """Attention over space is full on images of up to this many pixels, linear on larger ones."""
     pixel_shuffle: bool = False
     """Upsample by pixel shuffle instead of resize and convolution."""
+    known_frames: bool = False
+    """Whether the network can be given frames of the clip; `--known-share` trains that."""
     checkpoint_gradients: bool = False
     """Recompute blocks in the backward pass: less memory, more time."""
 
@@ -100,11 +103,15 @@ class UNetConfig:
         expect(frames >= 1 and frames % self.time_patch == 0, what, frames)
 
     def build(
-        self, shape: tuple[int, int, int, int], text_width: int, *, key: Key[Array, ""]
-    ) -> "UNet3D":
-        """A new U-Net for clips of shape (f, c, h, w) and `Text` of width `text_width`."""
+        self, shape: tuple[int, int, int, int], text_width: int, *, masks: bool = False,
+        key: Key[Array, ""],
+    ) -> "UNet3D":  # fmt: skip
+        """A new U-Net for clips of shape (f, c, h, w) and `Text` of width `text_width`.
+
+        masks: give one channel more, as `Composed` wants it.
+        """
         self.check(frames=shape[0], size=shape[2])
-        return UNet3D(self, shape[1], shape[2], text_width, key=key)
+        return UNet3D(self, shape[1], shape[2], text_width, masks=masks, key=key)
 
 
 def split_kinds(entry: str) -> tuple[str, ...]:
@@ -137,19 +144,20 @@ class SpaceTimeBlock(eqx.Module):
         self.kinds = kinds
 
     def __call__(
-        self, x: Clip, condition: Float[Array, " d"], text: Text, bias: Float[Array, "heads f f"]
-    ) -> Clip:
+        self, x: Clip, condition: Float[Array, " d"], text: Text, bias: Float[Array, "heads f f"],
+        circle: bool = False,
+    ) -> Clip:  # fmt: skip
         x = jax.vmap(self.resnet, in_axes=(0, None))(x, condition)
         for kind in self.kinds:
             match kind:
                 case "conv":
-                    x = self.mixing["conv"](x)
+                    x = self.mixing["conv"](x, circle=circle)
                 case "space":
                     x = over_space(self.mixing["space"], x)
                 case "text":
                     x = to_text(self.mixing["text"], x, text.states, text.mask)
                 case "time":
-                    x = over_time(self.mixing["time"], x, bias)
+                    x = over_time(self.mixing["time"], x, bias, circle=circle)
         return x
 
 
@@ -159,6 +167,7 @@ class UNet3D(eqx.Module):
     condition: ConditionMLP
     bias: RelativePositionBias
     stem: Conv3x3
+    known: Conv3x3 | None
     down: list[list[SpaceTimeBlock]]
     shrink: list[Downsample]
     middle: list[SpaceTimeBlock]
@@ -166,11 +175,13 @@ class UNet3D(eqx.Module):
     grow: list[Upsample]
     norm: eqx.nn.GroupNorm
     head: Conv3x3
+    mask: Conv3x3 | None
     config: UNetConfig = eqx.field(static=True)
 
     def __init__(
-        self, config: UNetConfig, channels: int, size: int, text_width: int, *, key: Key[Array, ""]
-    ):
+        self, config: UNetConfig, channels: int, size: int, text_width: int, *,
+        masks: bool = False, key: Key[Array, ""],
+    ):  # fmt: skip
         keys = (jax.random.fold_in(key, i) for i in count())
         widths = [config.width * m for m in config.multipliers]
         patch = channels * config.time_patch * config.patch**2
@@ -185,6 +196,10 @@ class UNet3D(eqx.Module):
         self.condition = ConditionMLP(config.width, dim, text_width, key=next(keys))
         self.bias = RelativePositionBias(config.heads, key=next(keys))
         self.stem = Conv3x3(patch + 4 * config.place_octaves, widths[0], key=next(keys))
+        self.known = None
+        if config.known_frames:  # zeros: at first the network does as if there were none
+            given = patch + config.time_patch
+            self.known = zeroed(Conv3x3(given, widths[0], key=next(keys)))
         self.down = [[block(*level) for _ in range(config.blocks)] for level in levels]
         self.shrink = [Downsample(a, b, key=next(keys)) for a, b in pairwise(widths)]
         self.middle = [block(len(widths) - 1, entry) for entry in config.middle]
@@ -192,20 +207,27 @@ class UNet3D(eqx.Module):
         self.grow = [Upsample(b, a, shuffle=shuffle, key=next(keys)) for a, b in pairwise(widths)]
         self.norm = group_norm(widths[0])
         self.head = zeroed(Conv3x3(widths[0], patch, key=next(keys)))
+        mask = Conv3x3(widths[0], patch // channels, key=next(keys))
+        self.mask = zeroed(mask) if masks else None
 
-    def __call__(self, x_t: Clip, t: Float[Array, ""], condition: Condition) -> Clip:
+    def __call__(
+        self, x_t: Clip, t: Float[Array, ""], condition: Condition
+    ) -> Float[Array, "f c2 h w"]:
         k, p = self.config.time_patch, self.config.patch
-        x = rearrange(x_t, "(f k) c (h p) (w q) -> f (k c p q) h w", k=k, p=p, q=p)
-        text, bias = condition.text, self.bias(len(x))
+        x = fold(x_t, k, p)
+        text, circle = condition.text, condition.circle
+        bias = self.bias(len(x), circle=circle)
         vector = self.condition(t, text.pooled)
-        apply = lambda block, x: block(x, vector, text, bias)  # noqa: E731
+        apply = lambda block, x: block(x, vector, text, bias, circle)  # noqa: E731
         if self.config.checkpoint_gradients:
             apply = eqx.filter_checkpoint(apply)
 
         if octaves := self.config.place_octaves:
-            waves = jax.numpy.asarray(place_waves(*x.shape[2:], octaves), x.dtype)
-            x = jax.vmap(lambda image: jax.numpy.concatenate([image, waves]))(x)
+            waves = jnp.asarray(place_waves(*x.shape[2:], octaves), x.dtype)
+            x = jax.vmap(lambda image: jnp.concatenate([image, waves]))(x)
         x, skips = jax.vmap(self.stem)(x), []
+        if self.known is not None:
+            x = x + jax.vmap(self.known)(self.given(condition.known, x_t))
         for blocks, shrink in zip_longest(self.down, self.shrink):
             for block in blocks:
                 x = apply(block, x)
@@ -217,8 +239,29 @@ class UNet3D(eqx.Module):
             for block in blocks:
                 x = apply(block, x + skips.pop())
             x = x if grow is None else jax.vmap(grow)(x)
-        x = jax.vmap(self.head)(jax.nn.silu(jax.vmap(self.norm)(x)))
-        return rearrange(x, "f (k c p q) h w -> (f k) c (h p) (w q)", k=k, p=p, q=p)
+        x = jax.nn.silu(jax.vmap(self.norm)(x))
+        heads = (self.head,) if self.mask is None else (self.head, self.mask)
+        return jnp.concatenate([unfold(jax.vmap(head)(x), k, p) for head in heads], axis=1)
+
+    def given(self, known: KnownFrames | None, like: Clip) -> Float[Array, "f c2 h2 w2"]:
+        """The known frames and their mask as the stem folds a clip; zeros if none is known."""
+        k, p = self.config.time_patch, self.config.patch
+        if known is None:
+            known = KnownFrames(jnp.zeros_like(like), jnp.zeros(len(like), bool))
+        frames = fold(jnp.where(known.mask[:, None, None, None], known.frames, 0), k, p)
+        mask = rearrange(known.mask, "(f k) -> f k 1 1", k=k).astype(frames.dtype)
+        mask = jnp.broadcast_to(mask, (len(frames), k, *frames.shape[2:]))
+        return jnp.concatenate([frames, mask], axis=1)
+
+
+def fold(clip: Clip, k: int, p: int) -> Float[Array, "f2 c2 h2 w2"]:
+    """Groups of k frames, and of p x p pixels, as channels."""
+    return rearrange(clip, "(f k) c (h p) (w q) -> f (k c p q) h w", k=k, p=p, q=p)
+
+
+def unfold(x: Float[Array, "f2 c2 h2 w2"], k: int, p: int) -> Clip:
+    """The clip that `fold` made these channels of."""
+    return rearrange(x, "f (k c p q) h w -> (f k) c (h p) (w q)", k=k, p=p, q=p)
 
 
 def without_time(model: TextToGif) -> TextToGif:
@@ -227,6 +270,6 @@ def without_time(model: TextToGif) -> TextToGif:
     def cut(path: tuple, leaf: Array) -> Array:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         is_last = ".mixing.time.out." in name or ".mixing.conv.conv." in name
-        return jax.numpy.zeros_like(leaf) if is_last else leaf
+        return jnp.zeros_like(leaf) if is_last else leaf
 
     return jax.tree_util.tree_map_with_path(cut, model)

@@ -29,7 +29,7 @@ def aligned(path: Path) -> None:
     clip, _ = MovingMNIST(CONFIG)[7]
     light = clip[None, ..., 0] / 255
     proof = strokes(light, np.zeros(light.shape, bool))[0]
-    paths, directions, speeds, _ = guesses(16, 16)
+    paths, directions, speeds, _ = guesses(16, 32, 16)
     cells, captions = [clip[i : i + 1] for i in (0, 4, 8, 12)], []
     captions += [f"frame {i}" for i in (0, 4, 8, 12)]
     for motion in (("right", "quickly"), *WRONG):

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, Key, Shaped, UInt8
 
 from tinygif.errors import expect, run_command
 from tinygif.files import whole_file
-from tinygif.metrics.tracker import BOX, CANVAS, Light, Mask, along, guesses, track
+from tinygif.metrics.tracker import BOX, Light, Mask, along, canvas_and_box, guesses, track
 from tinygif.moving_mnist import BUNDLED, bundled_digits, load_digits, resize
 
 WEIGHTS = Path(__file__).parent / "oracle.npz"
@@ -82,17 +82,18 @@ def read_digits(
 
 
 def _read_piece(clips: UInt8[np.ndarray, "b f h w c"], side: int, digits: int) -> Reading:
-    size, box = clips.shape[2], max(2, round(CANVAS * side / clips.shape[2]))
+    size = clips.shape[2]
+    canvas, box = canvas_and_box(size, side)
     light = small = clips.max(-1).astype(np.float32) / 255
-    if size != CANVAS:
-        shape = (*light.shape[:2], CANVAS, CANVAS)
+    if size != canvas:
+        shape = (*light.shape[:2], canvas, canvas)
         small = np.asarray(jax.image.resize(light, shape, "linear"))
     best, covers = track(small, box, digits)
-    all_guesses, rows = guesses(clips.shape[1], box), np.arange(size) * CANVAS // size
+    all_guesses, rows = guesses(clips.shape[1], canvas, box), np.arange(size) * canvas // size
     cuts = []
     for k in range(digits):
         hidden = np.delete(covers, k, axis=1).any(1)[:, :, rows][..., rows]
-        middle = (all_guesses.corners[best[:, k]] + box / 2) * size / CANVAS
+        middle = (all_guesses.corners[best[:, k]] + box / 2) * size / canvas
         cuts.append(view_along(light, hidden, middle, side))
     views, centres = (np.stack(part, 1) for part in zip(*cuts))
     found, lit = best >= 0, (views > 0.3).any((-1, -2))

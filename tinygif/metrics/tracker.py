@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int, Int16, Shaped
 
 from tinygif.moving_mnist import DIRECTIONS, SPEEDS, bounce
 
-CANVAS = 32  # pixels: clips are tracked at this side, whatever their own
-BOX = 16  # pixels: a digit's usual side there
+BOX = 16  # pixels: clips are tracked at a size that makes their digits so large,
+CANVAS = 32, 48  # pixels: but at these sides at least and at most
 UNIT = 20  # the vote of a stroke in one frame; sums over 800 frames fit in 16 bits
 FAINT = 5  # pixels of stroke per frame, in a box of BOX x BOX: fewer are no digit
 TRIES = 3  # how many motions of a first digit are tried
@@ -38,18 +38,24 @@ class Guesses(NamedTuple):
     """A number for each pair of direction and speed."""
 
 
+def canvas_and_box(size: int, side: int) -> tuple[int, int]:
+    """The side at which clips of `size` pixels with digits of `side` are tracked, and the box's."""
+    canvas = int(np.clip(round(BOX * size / side), *CANVAS))
+    return canvas, max(2, round(canvas * side / size))
+
+
 @functools.cache
-def guesses(frames: int, box: int) -> Guesses:
-    """Every direction, speed and start in whole pixels.
+def guesses(frames: int, canvas: int, box: int) -> Guesses:
+    """Every direction, speed and start in whole pixels, of a box in a canvas of these sides.
 
     In `MovingMNIST` half of a clip passes before a digit meets a wall, if there is room. Here it is
     a quarter, because generated digits may meet it early. It cannot be less: a digit that bounced
     at once would look like one that goes the other way.
     """
-    room, paths = CANVAS - box, []
+    room, paths = canvas - box, []
     for direction, signs in DIRECTIONS.items():
         for speed in SPEEDS if any(signs) else ("",):
-            pace, axes = SPEEDS[speed] * CANVAS, []
+            pace, axes = SPEEDS[speed] * canvas, []
             ahead = int(min(room, pace * frames / 4))
             for sign in signs:
                 low, high = (ahead if sign < 0 else 0), room - (ahead if sign > 0 else 0)
@@ -90,7 +96,7 @@ def search(
     light: Light, hidden: Mask, box: int
 ) -> tuple[Int[np.ndarray, "m b"], Int[np.ndarray, "m b"]]:
     """The best guess of each motion and its score, best first; -1 and 0 where that is too low."""
-    corners, _, _, motions = guesses(light.shape[1], box)
+    corners, _, _, motions = guesses(*light.shape[1:3], box)
     votes = rearrange(strokes(light, hidden), "b f h w -> f h w b").copy()
     best = np.full((motions.max() + 1, len(light)), -1)
     highest = np.full(best.shape, UNIT * light.shape[1] * FAINT * box**2 // BOX**2)
@@ -123,7 +129,7 @@ def strokes(light: Light, hidden: Mask) -> Int16[np.ndarray, "b f h w"]:
 
 def cover(light: Light, hidden: Mask, guess: Int[np.ndarray, " b"], box: int) -> Mask:
     """The pixels that are strokes of a guessed digit."""
-    at = along(guesses(light.shape[1], box).corners[guess], box)
+    at = along(guesses(*light.shape[1:3], box).corners[guess], box)
     out = np.zeros(light.shape, bool)
     out[at] = strokes(light, hidden)[at].sum(1, keepdims=True) > 0
     return out & (guess >= 0)[:, None, None, None]

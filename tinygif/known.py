@@ -1,0 +1,189 @@
+"""From pictures to clips: known frames, and clips longer than those that were trained on.
+
+A model draws all frames of a clip at once. If some are known (the first, the last, those of a GIF
+that is to go on), they are put in, and the model draws the others so that they agree. Lesson 13.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageOps
+
+from tinygif import gif
+from tinygif.config import Config, DataConfig
+from tinygif.data import Slice, read_batch
+from tinygif.datasets import open_dataset
+from tinygif.errors import TinygifError, check_range, expect
+from tinygif.files import cache_dir
+from tinygif.moving_mnist import BUNDLED
+from tinygif.pipeline import Pipeline
+from tinygif.text import KnownFrames
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+GRAY = (0.299, 0.587, 0.114)  # how bright red, green and blue are: ITU-R BT.601
+SEEN, OTHERS = 1000, 50
+"""Clips of the training data among which `familiar` looks for the nearest; and that it measures."""
+
+
+# ---- reading ---------------------------------------------------------------------------------
+
+
+def fit(frame: UInt8[np.ndarray, "h w 3"], data: DataConfig) -> UInt8[np.ndarray, "s s c"]:
+    """A picture at the size and in the colours of a model's clips.
+
+    It is cut to a square, not stretched. A clip that was enlarged by a whole number comes back
+    exactly, because every new pixel is the mean of those that it covers.
+    """
+    square = (data.size, data.size)
+    image = np.asarray(ImageOps.fit(Image.fromarray(frame), square, Image.Resampling.BOX))
+    return image if data.channels == 3 else np.round(image @ GRAY)[..., None].astype(np.uint8)
+
+
+def read_frames(path: Path) -> tuple[list[UInt8[np.ndarray, "h w 3"]], list[int]]:
+    """The frames of a picture or a GIF, on white, and their delays in ms. Raises TinygifError."""
+    try:
+        gif.check_bytes(path)
+        with Image.open(path, formats=FORMATS) as image:
+            frames, delays = zip(*gif.play_image(image, 1000, 2**26), strict=True)
+    except Exception as error:  # Pillow raises OSError, SyntaxError, EOFError, ValueError, ...
+        reason = str(error) if isinstance(error, gif.GifError) else type(error).__name__
+        reason = "not found" if isinstance(error, FileNotFoundError) else reason
+        raise TinygifError(
+            f"expected a picture ({', '.join(FORMATS)}), could not read {path} ({reason})"
+        ) from error
+    return list(frames), list(delays)
+
+
+def read_picture(path: Path, data: DataConfig) -> UInt8[np.ndarray, "s s c"]:
+    """The (first) frame of a picture, fitted to a model's clips."""
+    return fit(read_frames(path)[0][0], data)
+
+
+def read_clip(path: Path, data: DataConfig, fps: float) -> UInt8[np.ndarray, "f s s c"]:
+    """The frames that a GIF shows at this many frames per second, fitted to a model's clips."""
+    frames, delays = read_frames(path)
+    got = f"one frame in {path}: use --first-frame for a picture"
+    expect(len(frames) > 1, "a GIF of at least two frames to continue", got)
+    count = max(2, round(sum(delays) * fps / 1000))
+    numbers = gif.shown_frames(delays, count)
+    return np.stack([fit(frames[i], data) for i in numbers])
+
+
+def familiar(picture: UInt8[np.ndarray, "s s c"], config: Config) -> tuple[float, float] | None:
+    """How far a picture is from the nearest frame of the training data, and how far is usual.
+
+    In grey levels RMS; the second number is the largest distance of some other clips' first frames.
+    Digits are the bundled ones. None if other data is not on this machine.
+    """
+    data = config.data
+    if data.dataset == "moving_mnist":
+        data = replace(data, mnist_dir=BUNDLED, digits_hash=None)
+    elif data.dataset == "sprites" and data.sprites_dir is None:  # do not download them for this
+        data = replace(data, sprites_dir=str(cache_dir() / "sprites"))
+    try:
+        dataset, _, config = open_dataset(replace(config, data=data))
+    except (TinygifError, OSError):
+        return None
+    clips, _ = read_batch(dataset, 0, Slice(0, SEEN + OTHERS, config.data.frames))
+    frames = clips[:, 0].reshape(len(clips), -1).astype(np.float32)
+    seen, others = frames[:SEEN], frames[SEEN:]
+
+    def nearest(x: np.ndarray) -> float:
+        return float(np.sqrt(((seen - x) ** 2).mean(1).min()))
+
+    return nearest(picture.reshape(-1).astype(np.float32)), max(map(nearest, others))
+
+
+# ---- known frames ----------------------------------------------------------------------------
+
+
+def know(
+    pipeline: Pipeline, clips: UInt8[np.ndarray, "b f h w c"], mask: Bool[np.ndarray, " f"]
+) -> KnownFrames:
+    """Of each clip the frames where the mask is True, as `Pipeline` takes them."""
+    frames = jax.vmap(pipeline.model.codec.encode)(clips)
+    frames = jax.numpy.where(mask[:, None, None, None], frames, 0)
+    return KnownFrames(frames, jax.numpy.broadcast_to(mask, (len(clips), len(mask))))
+
+
+def place(
+    pictures: dict[int, UInt8[np.ndarray, "s s c"]], frames: int, count: int
+) -> tuple[UInt8[np.ndarray, "{count} {frames} s s c"], Bool[np.ndarray, " {frames}"]]:
+    """`count` times a clip with pictures at some of its frames, black elsewhere; and where."""
+    clip = np.zeros((frames, *next(iter(pictures.values())).shape), np.uint8)
+    mask = np.zeros(frames, bool)
+    for number, picture in pictures.items():
+        clip[number], mask[number] = picture, True
+    return np.repeat(clip[None], count, axis=0), mask
+
+
+def animate(
+    pipeline: Pipeline, prompts: Sequence[str | None], *,
+    pictures: dict[int, UInt8[np.ndarray, "s s c"]] | None = None,
+    start: UInt8[np.ndarray, "f s s c"] | None = None, frames: int | None = None,
+    resample: int | None = None, **options: Any,
+) -> UInt8[np.ndarray, "b f h w c"]:  # fmt: skip
+    """A clip for each prompt, with known frames, or longer than in training.
+
+    pictures: frames by their number, -1 for the last; or `start`: a clip that goes on. frames: the
+    length of the clips, by default as in training; of a clip that goes on half as many more.
+    `resample` is by default 4 for known frames in a model that was not trained with them. Prompts
+    may be None; other options as in `Pipeline.denoising`. Raises TinygifError.
+    """
+    window, pictures = pipeline.config.data.frames, pictures or {}
+    if start is not None:
+        clips = np.repeat(start[None], len(prompts), axis=0)
+        frames = len(start) + window // 2 if frames is None else frames
+        return lengthen(pipeline, clips, frames, prompts, resample=resample, **options)
+    frames = window if frames is None else frames
+    got = f"{frames} frames, and this model draws {window} at once"
+    expect(frames <= window or -1 not in pictures, "a last frame within one clip", got)
+    known = None
+    if pictures:
+        known = know(pipeline, *place(pictures, min(frames, window), len(prompts)))
+        resample = default_resample(pipeline) if resample is None else resample
+    first = dict(options, known=known, frames=min(frames, window), resample=resample or 1)
+    clips = pipeline(prompts, **first).array
+    if frames == clips.shape[1]:
+        return clips
+    return lengthen(pipeline, clips, frames, [None] * len(clips), resample=resample, **options)
+
+
+def default_resample(pipeline: Pipeline) -> int:
+    """1 for a model that was trained with known frames; else 4, and a remark is printed."""
+    if getattr(pipeline.config.model, "known_frames", False):
+        return 1
+    print("this model was not trained with known frames (--known-frames, --known-share): they are "
+          "put in at every step, and the others follow less well", file=sys.stderr)  # fmt: skip
+    return 4
+
+
+def lengthen(
+    pipeline: Pipeline, clips: UInt8[np.ndarray, "b f h w c"], frames: int,
+    prompts: Sequence[str | None], *, seed: int = 0, resample: int | None = None, **options: Any,
+) -> UInt8[np.ndarray, "b {frames} h w c"]:  # fmt: skip
+    """Clips that go on until they have this many frames, window by window.
+
+    A window is as long as a clip in training. Its first half is what was drawn last, its second
+    half is new, so memory does not grow with the length. Prompts had better be None where a prompt
+    says how a clip begins ("moving left"): what happens next is told by its frames.
+    """
+    window = pipeline.config.data.frames
+    check_range("frames", frames, clips.shape[1] + 1)
+    shown = min(clips.shape[1], max(1, window // 2))
+    resample = default_resample(pipeline) if resample is None else resample
+    parts, last = [clips], clips[:, -shown:]
+    for number in range(1, 1 - (clips.shape[1] - frames) // (window - shown)):
+        blank = np.zeros((len(clips), window - last.shape[1], *clips.shape[2:]), np.uint8)
+        known = know(pipeline, np.concatenate([last, blank], 1), np.arange(window) < last.shape[1])
+        choices = dict(options, known=known, resample=resample, seed=(seed + number) % 2**32)
+        new = pipeline(prompts, **choices).array[:, last.shape[1] :]
+        parts.append(new)
+        last = np.concatenate([last, new], axis=1)[:, -max(1, window // 2) :]
+    return np.concatenate(parts, axis=1)[:, :frames]
