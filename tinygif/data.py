@@ -24,6 +24,8 @@ COLORS = {
     "black": (0, 0, 0),
 }
 """The colours that captions name, shared by all data sets that are drawn."""
+GRAY = (0.299, 0.587, 0.114)
+"""How bright red, green and blue are: ITU-R BT.601."""
 
 
 @runtime_checkable

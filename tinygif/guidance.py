@@ -5,6 +5,8 @@ A denoiser maps noisy clips and a step to a guess of the clips, `(x_t (b f c h w
 modules, not closures, so that one compiled step serves every prompt and guidance scale. Lesson 11.
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -70,7 +72,7 @@ class Pinned(eqx.Module):
     other change. A model that is not trained with known frames sees them only there.
     """
 
-    denoiser: eqx.Module
+    denoiser: Callable
     known: KnownFrames
 
     def __call__(self, x_t: Float[Array, "b *x"], t: Step) -> Float[Array, "b *x"]:
@@ -85,7 +87,7 @@ class Rolled(eqx.Module):
     (Mobius, Bi et al. 2025).
     """
 
-    denoiser: eqx.Module
+    denoiser: Callable
     T: int = eqx.field(static=True)
 
     def __call__(self, x_t: Float[Array, "b f *x"], t: Step) -> Float[Array, "b f *x"]:
@@ -101,7 +103,7 @@ class Thresholded(eqx.Module):
     each clip, but at least `limit`; values are clipped to [-s, s], then scaled to the range.
     """
 
-    denoiser: eqx.Module
+    denoiser: Callable
     limit: float = eqx.field(static=True)
     percentile: Float[Array, ""] | None = None
 

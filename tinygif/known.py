@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from tinygif import gif
 from tinygif.config import Config, DataConfig
-from tinygif.data import Slice, read_batch
+from tinygif.data import GRAY, Slice, read_batch
 from tinygif.datasets import open_dataset
 from tinygif.errors import TinygifError, check_range, expect
 from tinygif.files import cache_dir
@@ -26,7 +26,6 @@ from tinygif.pipeline import Pipeline
 from tinygif.text import KnownFrames
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-GRAY = (0.299, 0.587, 0.114)  # how bright red, green and blue are: ITU-R BT.601
 SEEN, OTHERS = 1000, 50
 """Clips of the training data among which `familiar` looks for the nearest; and that it measures."""
 
@@ -65,7 +64,9 @@ def read_picture(path: Path, data: DataConfig) -> UInt8[np.ndarray, "s s c"]:
     return fit(read_frames(path)[0][0], data)
 
 
-def read_clip(path: Path, data: DataConfig, fps: float) -> UInt8[np.ndarray, "f s s c"]:
+def read_clip(
+    path: Path, data: DataConfig, fps: int | float
+) -> UInt8[np.ndarray, "f s s c"]:
     """The frames that a GIF shows at this many frames per second, fitted to a model's clips."""
     frames, delays = read_frames(path)
     got = f"one frame in {path}: use --first-frame for a picture"
@@ -126,7 +127,7 @@ def place(
 def animate(
     pipeline: Pipeline, prompts: Sequence[str | None], *,
     pictures: dict[int, UInt8[np.ndarray, "s s c"]] | None = None,
-    start: UInt8[np.ndarray, "f s s c"] | None = None, frames: int | None = None,
+    start: UInt8[np.ndarray, "f2 s s c"] | None = None, frames: int | None = None,
     resample: int | None = None, **options: Any,
 ) -> UInt8[np.ndarray, "b f h w c"]:  # fmt: skip
     """A clip for each prompt, with known frames, or longer than in training.

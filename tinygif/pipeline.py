@@ -83,7 +83,7 @@ class Pipeline:
 
     def __call__(
         self,
-        prompts: Sequence[str] | str | Text,
+        prompts: Sequence[str | None] | str | Text,
         *,
         seed: int = 0,
         progress: Callable[[Iterable, int], Iterable] = lambda steps, total: steps,
@@ -91,19 +91,21 @@ class Pipeline:
     ) -> GeneratedClips:
         """Clips for the prompts; the same seed gives the same clips, however many are asked for.
 
-        prompts: sentences, or a batch of `Text` from `encode_prompts`. `progress(iterable, total)`
-        may wrap the loop over steps; other options as in `denoising`.
+        prompts: sentences, with None for no prompt; or a batch of `Text` from `encode_prompts`.
+        `progress(iterable, total)` may wrap the loop over steps; other options as in `denoising`.
         """
         prompts = [prompts] if isinstance(prompts, str) else prompts
         steps = options.get("steps") or self.config.sample.sample_steps
         trajectory = self.denoising(prompts, seed=seed, **options)
         x, _ = deque(progress(trajectory, steps), maxlen=1).pop()
-        captions = [""] * len(x) if isinstance(prompts, Text) else prompts
+        captions = [""] * len(x)
+        if not isinstance(prompts, Text):
+            captions = [prompt or "" for prompt in prompts]
         return GeneratedClips(self.model.codec.decode(x), captions, self.config.data.fps)
 
     def denoising(
         self,
-        prompts: Sequence[str] | Text,
+        prompts: Sequence[str | None] | Text,
         *,
         seed: int = 0,
         negative_prompt: str | None = None,

@@ -177,7 +177,8 @@ def random_frames(key: Key[Array, ""], frames: int, share: float) -> Bool[Array,
     Both are up to half of a clip long, and the shorter the likelier.
     """
     shown_key, kind_key, length_key = jax.random.split(key, 3)
-    begins, ends = 1 + jnp.floor(frames // 2 * jax.random.uniform(length_key, (2,)) ** 3)
+    lengths = 1 + jnp.floor(frames // 2 * jax.random.uniform(length_key, (2,)) ** 3)
+    begins, ends = lengths.astype(jnp.int32)
     kind, i = jax.random.randint(kind_key, (), 0, 3), jnp.arange(frames)
     first, last = (i < begins) & (kind != 1), (i >= frames - ends) & (kind != 0)
     return (first | last) & jax.random.bernoulli(shown_key, share)

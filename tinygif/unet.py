@@ -243,7 +243,7 @@ class UNet3D(eqx.Module):
         heads = (self.head,) if self.mask is None else (self.head, self.mask)
         return jnp.concatenate([unfold(jax.vmap(head)(x), k, p) for head in heads], axis=1)
 
-    def given(self, known: KnownFrames | None, like: Clip) -> Float[Array, "f c2 h2 w2"]:
+    def given(self, known: KnownFrames | None, like: Clip) -> Float[Array, "f2 c2 h2 w2"]:
         """The known frames and their mask as the stem folds a clip; zeros if none is known."""
         k, p = self.config.time_patch, self.config.patch
         if known is None:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, UInt8
 from tinygif import gif
 from tinygif.clips.prepare import map_clips, read_report, read_rows
 from tinygif.config import DataConfig
+from tinygif.data import GRAY
 from tinygif.errors import TinygifError, expect
 from tinygif.text import split
 
@@ -20,7 +21,6 @@ MIRROR = {"left": "right", "right": "left"}
 NO_SIDE_AFTER = {"he", "she", "they", "we", "who", "has", "have", "had", "having"}
 NO_SIDE_BEFORE = {"a", "an", "the", "his", "her", "its", "their", "him", "them", "alone", "behind"}
 SIDE_AFTER = {"the", "to", "on", "from", "her", "their", "up", "down"}
-GRAY = (0.299, 0.587, 0.114)  # how bright red, green and blue are: ITU-R BT.601
 
 
 class ClipFolder:
