@@ -28,12 +28,14 @@ from tinygif.metrics.free_prompts import free_prompts
 from tinygif.metrics.nearest_clip import compare_clips
 from tinygif.metrics.oracle import read_digits, views_of
 from tinygif.metrics.prompts import (
+    MISTAKES,
     are_trained_on,
     compare,
     draw_clips,
     judge,
     make_captions,
     parse_caption,
+    tell_mistake,
     unseen_data,
 )
 from tinygif.metrics.report import Evaluation, format_report, write_failures
@@ -336,7 +338,8 @@ def test_a_parrot_is_right_but_for_its_nines(parroted):
     assert sum(parts) == 60 and parts[1] == sum(
         parse_caption(clip["prompt"])[0][:2] in HELD_OUT for clip in parroted[0]["clips"]
     )
-    assert parroted[0]["table"]["two digits"] == {"generated": None, "real": None}
+    assert list(parroted[0]["table"]) == list(evaluation.ROWS[:3])
+    assert parroted[0]["mistakes"] is None
 
 
 def test_a_parrot_is_caught_copying(parroted):
@@ -394,19 +397,43 @@ def test_only_failures_are_drawn(tmp_path):
 
 def test_the_report_is_complete(parroted):
     text = format_report(parroted[0])
-    for name in (*evaluation.ROWS, "real clips", "Frechet", "no FVD", "training digits", "bundled"):
-        assert name in text
+    names = "real clips", "Frechet", "no FVD", "training digits", "bundled"
+    assert all(name in text for name in (*evaluation.ROWS[:3], *names))
     assert "without a digit, left out of the Frechet distance and of the nearest digit: 6" in text
-    assert text.count("does not apply") == 1 and max(map(len, text.splitlines())) < 140
+    assert text.count("does not apply") == 0 and max(map(len, text.splitlines())) < 140
 
 
 def test_two_digits_are_asked_for_where_they_were_trained():
     result = evaluate(digit_parrot(digits=2), count=20)
     table = result["table"]
-    assert table["one digit, all"]["real"]["n"] == table["two digits"]["generated"]["n"] == 10
+    assert table["one digit, all"]["real"]["n"] == table["two digits, all"]["generated"]["n"] == 10
+    assert table["two digits, held-out pairs"]["real"]["n"] == 2
+    assert sum(result["mistakes"].values()) <= 100
+    assert "percent of clips: exchanged" in format_report(result)
     parts = [table[name]["real"] for name in evaluation.OVERLAP]
     assert sum(part["n"] for part in parts if part) == 10
     assert all(name in format_report(result) for name, x in zip(evaluation.OVERLAP, parts) if x)
+
+
+A, B = (3, "up", ""), (5, "left", "slowly")
+
+
+@pytest.mark.parametrize("seen, mistake", [
+    ([A, B], None), ([B, A], None), ([A], "one missing"), ([], "one missing"),
+    ([(5, "up", ""), (3, "left", "slowly")], "exchanged"),
+    ([A, (3, "left", "slowly")], "same digit twice"), ([A, (7, "left", "slowly")], "wrong digit"),
+    ([A, (5, "right", "slowly")], "wrong motion"), ([A, (5, "left", "")], "wrong motion"),
+    ([A, (7, "right", "")], "both"),
+])  # fmt: skip
+def test_mistakes_with_two_digits_are_told_apart(seen, mistake):
+    assert tell_mistake([A, B], seen) == mistake
+    assert mistake is None or mistake in MISTAKES
+
+
+def test_a_held_out_pair_is_asked_for_beside_another():
+    for text in make_captions(60, 2, CONFIG, avoid=HELD_OUT, first=HELD_OUT):
+        held = [moving[:2] in HELD_OUT for moving in parse_caption(text)]
+        assert held == [True, False]
 
 
 def test_free_prompts_use_new_words_for_captions_that_can_be_judged():

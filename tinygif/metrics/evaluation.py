@@ -22,13 +22,16 @@ from tinygif.metrics.free_prompts import evaluate_free_prompts
 from tinygif.metrics.nearest_clip import evaluate_folder
 from tinygif.metrics.prompts import (
     COLUMNS,
+    MISTAKES,
     Judged,
     are_trained_on,
     draw_clips,
     judge,
     list_clips,
     make_captions,
+    observed_digits,
     parse_caption,
+    tell_mistake,
     unseen_data,
 )
 from tinygif.metrics.report import Evaluation, Sample, draw_sweep, write_failures
@@ -40,7 +43,8 @@ from tinygif.pipeline import Pipeline
 from tinygif.sampler import SolverName
 from tinygif.unet import without_time
 
-ROWS = ("one digit, seen pairs", "one digit, held-out pairs", "one digit, all", "two digits")
+ROWS = tuple(f"{digits}, {pairs}" for digits in ("one digit", "two digits")
+             for pairs in ("seen pairs", "held-out pairs", "all"))  # fmt: skip
 OVERLAP = ("real, strokes mostly apart", "real, strokes often overlap")
 SWEEPS = {
     "guidance": (1.0, 2.0, 3.0, 4.0, 6.0),
@@ -60,7 +64,8 @@ ROOM = 20_000_000  # bytes that the files of an evaluation may take
 def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Evaluation:
     """What the oracle reads, how steady a digit is, and how near clips come to real ones.
 
-    Half of the prompts are about two digits, if the model was trained on two. Real clips have the
+    Half of the prompts are about two digits, if the model was trained on two; in a fifth of these
+    one of both is in a pair that training never showed. Real clips have the
     same captions and are drawn with test digits: the oracle's score on them is the ceiling.
     "nearest" is None unless the digits that the model was trained on are on this machine.
     """
@@ -69,7 +74,9 @@ def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Ev
     held_out = HELD_OUT if data.hold_out else ()
     ones = count if data.digits == 1 else count - count // 2
     captions = make_captions(ones, 1, data, seed)
-    captions += make_captions(count - ones, 2, data, seed, held_out)
+    unseen = (count - ones) // 5 if held_out else 0
+    captions += make_captions(count - ones - unseen, 2, data, seed, held_out)
+    captions += make_captions(unseen, 2, data, seed + 1, held_out, first=held_out)
     generated = judge(sample(captions), captions, data)
     clips, overlaps = draw_clips(test_digits, captions, seed)
     real = judge(clips, captions, data)
@@ -83,6 +90,7 @@ def evaluate_digits(sample: Sample, config: Config, count: int, seed: int) -> Ev
             name: float(np.mean(stats.constancy(clips[:ones])))
             for name, clips in {"generated": generated.clips, "real": clips}.items()
         },
+        "mistakes": count_mistakes(generated),
         "consistency": {name: stats.consistency(reading) for name, reading in readings.items()},
         "frechet": stats.distances(generated_ones, real_ones, others.reading),
         "nearest": stats.memorisation(generated_ones, real_ones, data) if known else None,
@@ -97,19 +105,30 @@ def make_table(
 ) -> dict[str, Any]:
     """Rows of `shares`, for generated and for real clips; None where there is no such clip.
 
+    Rows of two digits are left out if no prompt is about two.
+
     Two more rows are for real clips only: those with two digits whose strokes overlap in at most
     half of the frames, and those where they overlap in more.
     """
     expected = [parse_caption(text) for text in generated.captions]
     two = np.array([len(digits) == 2 for digits in expected])
-    held = ~two & np.array([digits[0][:2] in held_out for digits in expected])
-    table = {}
-    for name, chosen in zip(ROWS, (~two & ~held, held, ~two, two)):
+    held = np.array([any(d[:2] in held_out for d in digits) for digits in expected])
+    table, rows = {}, ROWS if two.any() else ROWS[:3]
+    for name, chosen in zip(rows, (~two & ~held, ~two & held, ~two, two & ~held, two & held, two)):
         rights = {"generated": generated.right[chosen], "real": real.right[chosen]}
         table[name] = {kind: shares(right, COLUMNS) for kind, right in rights.items()}
-    for name, chosen in zip(OVERLAP, (two & (overlaps <= 0.5), two & (overlaps > 0.5))):
+    parted = two & (overlaps <= 0.5), two & (overlaps > 0.5)
+    for name, chosen in zip(OVERLAP if two.any() else (), parted):
         table[name] = {"real": shares(real.right[chosen], COLUMNS)}
     return table
+
+
+def count_mistakes(judged: Judged) -> dict[str, float] | None:
+    """How many of the clips of two digits have which mistake, in percent; None without any."""
+    pairs = [(parse_caption(text), observed_digits(judged.reading, i))
+             for i, text in enumerate(judged.captions)]  # fmt: skip
+    found = [tell_mistake(*pair) for pair in pairs if len(pair[0]) == 2]
+    return {name: 100 * found.count(name) / len(found) for name in MISTAKES} if found else None
 
 
 # ---- any model -------------------------------------------------------------------------------

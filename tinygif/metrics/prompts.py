@@ -57,13 +57,14 @@ def parse_caption(sentence: str) -> tuple[MovingDigit, ...]:
 
 def make_captions(
     count: int, digits: int, data: DataConfig, seed: int = 0, avoid: tuple = (),
-    *, reworded: bool = False,
+    *, first: tuple = (), reworded: bool = False,
 ) -> list[str]:  # fmt: skip
     """Captions of one digit, which go through all pairs of digit and direction; or of two digits.
 
-    Two digits and their directions are drawn at random, but never a pair in `avoid`. Speeds take
-    turns, and so do colours if clips have them. Captions are in usual words; with `reworded` they
-    are sentences of known words that no training caption uses for what they say.
+    Two digits and their directions are drawn at random, but never a pair in `avoid`; with `first`
+    one of the two is a pair of those. Speeds take turns, and so do colours if clips have them.
+    Captions are in usual words; with `reworded` they are sentences of known words that no training
+    caption uses for what they say.
     """
     rng, directions, speeds = np.random.default_rng([seed, 3]), list(DIRECTIONS), list(SPEEDS)
     pairs = [(d, name) for d in range(10) for name in directions if (d, name) not in avoid]
@@ -72,6 +73,7 @@ def make_captions(
         chosen = [(i % 10, directions[i % 9])]
         if digits == 2:
             chosen = [pairs[j] for j in rng.integers(len(pairs), size=2)]
+            chosen[0] = first[rng.integers(len(first))] if first else chosen[0]
         parts = []
         for k, (digit, direction) in enumerate(chosen):
             speed = "" if direction == "still" else speeds[(i // 9 + i + k) % 3]
@@ -179,6 +181,26 @@ def compare(expected: Sequence[MovingDigit], observed: Sequence[MovingDigit]) ->
     best = max(agreements, key=lambda rows: (sum(map(sum, rows)), [row[0] for row in rows]))
     right = [all(column) for column in zip(*best)]
     return (*right, all(right) and len(observed) == len(expected))
+
+
+MISTAKES = ("exchanged", "same digit twice", "one missing", "wrong digit", "wrong motion", "both")
+
+
+def tell_mistake(expected: Sequence[MovingDigit], observed: Sequence[MovingDigit]) -> str | None:
+    """What is wrong with a clip of two digits, as one of MISTAKES; None if nothing is."""
+    if len(observed) < len(expected):
+        return "one missing"
+    (digits, motions), (seen, moved) = (
+        (sorted(d for d, *_ in found), sorted(tuple(motion) for _, *motion in found))
+        for found in (expected, observed)
+    )
+    if sorted(expected) == sorted(observed):
+        return None
+    if digits == seen:
+        return "exchanged" if motions == moved else "wrong motion"
+    if seen[0] == seen[1] and digits[0] != digits[1]:
+        return "same digit twice"
+    return "wrong digit" if motions == moved else "both"
 
 
 def list_clips(judged: Judged) -> list[dict[str, Any]]:

@@ -30,6 +30,9 @@ class Evaluation(NamedTuple):
 def format_report(result: dict[str, Any]) -> str:
     """The result of `evaluate` for people."""
     lines = format_table(result["table"]) if "table" in result else []
+    if mistakes := result.get("mistakes"):
+        told = ", ".join(f"{name} {percent:.1f}" for name, percent in mistakes.items())
+        lines += [f"mistakes with two digits, percent of clips: {told}"]
     if steady := result.get("consistency"):
         lines += [f"frames that show their clip's digit: {steady['generated']:.1f}%, real "
                   f"{steady['real']:.1f}%"]  # fmt: skip
