@@ -60,9 +60,9 @@ class Run(Config):
     """Continue the run in --out, or the newest run, with its own settings. A larger --steps or
     --minutes makes the run longer."""
     init: str | None = None
-    """Start from the weights of a checkpoint; moving_mnist and sprites come with tinygif. Its
-    autoencoder is used, if it has one, and its model, text and diffusion settings become the
-    defaults of the flags. Weights are copied where name and shape agree; new words get new rows in
+    """Start from the weights of a checkpoint; moving_mnist, two_digits and sprites come with
+    tinygif. Its autoencoder is used, if it has one, and its model, text and diffusion settings
+    become the defaults of the flags. Weights are copied where name and shape agree; new words get new rows in
     the embedding."""
 
 

@@ -70,7 +70,7 @@ WORDS = sorted(
     | {word for phrase in (*VERBS, *DIRECTIONS, *STILL, *SPEEDS) for word in phrase.split()}
     | {*DIGIT_COLORS, *SYNONYMS}
 )
-TWO_SHARE = 0.75
+TWO_SHARE = 0.5
 """Share of the clips that show two digits, where `digits` allows it."""
 PLAIN, VARIED = 8, 8
 """Of how many wordings of one meaning a caption is drawn: in usual words, and in any."""

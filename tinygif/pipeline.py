@@ -25,7 +25,7 @@ from tinygif.text import Condition, KnownFrames, Text, TextToGif, Tokenizer
 
 SHIPPED = Path(__file__).parent / "weights" / "moving_mnist.safetensors"
 """The trained model that draws if there is no run. weights/README.md is the models' card."""
-NAMES = ("moving_mnist", "sprites")
+NAMES = ("moving_mnist", "two_digits", "sprites")
 """The trained models that come with the package."""
 
 
@@ -211,8 +211,8 @@ def prompt_reader(config: TextConfig, words: list[str]):
 def find_checkpoint(path: str | Path | None = None) -> Path:
     """The model file of a run folder, or `path` itself if it is a file; by default the newest one.
 
-    The paths "moving_mnist" and "sprites" mean the models that come with the package. The first is
-    also the default if there is no run. Raises TinygifError if there is no such file.
+    The paths in NAMES mean the models that come with the package. The first of them is also the
+    default if there is no run. Raises TinygifError if there is no such file.
     """
     if path is None:
         file = newest(MODEL) or SHIPPED
