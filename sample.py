@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from jaxtyping import Float, UInt8
 
 import tinygif
 from tinygif import gif
@@ -91,6 +92,8 @@ class Options:
     """Also write all frames into one x.png, and x.json beside it, as games read them."""
     trajectory: bool = False
     """Show the denoising: a GIF that goes from noise to the clip, then plays it."""
+    attention: bool = False
+    """Show where each word is looked at: the clip once for each of them, lit where it is."""
 
     @property
     def is_film(self) -> bool:
@@ -123,6 +126,15 @@ def film(clips_of_steps: Iterable[np.ndarray]) -> np.ndarray:
     frames = clips[-1].shape[1]
     noisy = [clip[:, i % frames] for i, clip in enumerate(clips)]
     return np.stack([*noisy, *clips[-1].swapaxes(0, 1)], axis=1)
+
+
+def spotlights(
+    clip: UInt8[np.ndarray, "f h w c"], maps: Float[np.ndarray, "words f h w"]
+) -> UInt8[np.ndarray, "words f h w 3"]:
+    """The clip in grey once for each word, red where that word is looked at."""
+    gray = clip.mean(axis=-1, keepdims=True)[None] / 255
+    heat = maps[..., None] * np.array([1.0, 0.25, 0.1])
+    return np.round(255 * np.clip(0.7 * gray + 0.6 * heat, 0, 1)).astype(np.uint8)
 
 
 def check_outputs(options: Options, out: Path, fps: int | float, frames: int) -> None:
@@ -163,6 +175,9 @@ def check_prompts(options: Options) -> Options:
         expect(not given and not options.loop, "--morph without known frames or --loop", "both")
         default = 6 if options.morph_grid else 12
     count = default if options.count is None else options.count
+    if options.attention:
+        one = (prompts, count, options.trajectory, given) == (1, 1, False, False)
+        expect(one, "--attention with one --prompt, and nothing else to show", "more")
     check_range("count", count, 1 if pair is None else 2)
     check_range("scale", options.scale, 1)
     return replace(options, count=count)
@@ -223,6 +238,9 @@ def draw(
         return [""] * options.clips, clips
     prompts = [prompt for prompt in options.prompt or (None,) for _ in range(options.count)]
     choices |= dict(seed=seed, loop=options.loop or None)
+    if options.attention:
+        clip, words, maps = pipeline.attention(prompts[0], progress=progress_bar, **choices)
+        return words, spotlights(clip, maps)
     if not options.trajectory:
         clips = animate(pipeline, prompts, resample=options.resample, progress=progress_bar,
                         **given, **choices)  # fmt: skip

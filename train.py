@@ -62,8 +62,8 @@ class Run(Config):
     init: str | None = None
     """Start from the weights of a checkpoint; moving_mnist, two_digits and sprites come with
     tinygif. Its autoencoder is used, if it has one, and its model, text and diffusion settings
-    become the defaults of the flags. Weights are copied where name and shape agree; new words get new rows in
-    the embedding."""
+    become the defaults of the flags. Weights are copied where name and shape agree; new words get
+    new rows in the embedding."""
 
 
 def parse(arguments: list[str]) -> Run:

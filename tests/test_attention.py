@@ -237,3 +237,15 @@ def test_the_bias_moves_attention_over_time():
     apart = np.concatenate([one(frame) for frame in CLIP])
     np.testing.assert_allclose(clip(still), apart, atol=1e-4)
     assert np.abs(clip(np.zeros_like(still)) - apart).max() > 0.1
+
+
+def test_what_a_token_sees_is_what_it_takes():
+    layer = random_weights(lambda: Attention(8, 2, 4, context_dim=6, key=jax.random.key(0)))
+    x, words, mask = noise(5, 8), noise(3, 6, seed=1), jnp.array([True, True, False])
+    seen = jit(layer.weights)(x, words, mask)
+    np.testing.assert_allclose(seen.sum(1), 1, rtol=1e-5)
+    assert (seen[:, 2] == 0).all()
+    q, k, _ = layer.project(x, words)
+    scores = np.einsum("nhd,mhd->nhm", q, k)[:, :, :2] / 2
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    np.testing.assert_allclose(seen[:, :2], weights.mean(1), rtol=1e-4)

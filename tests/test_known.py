@@ -85,7 +85,7 @@ def test_all_usual_pictures_are_read(tmp_path, name):
 def test_a_gif_is_read_at_the_speed_of_the_model(tmp_path):
     clip = np.stack([picture(i, 8, 3) for i in range(4)]) // 64 * 64
     gif.write_gif(tmp_path / "x.gif", clip, 4)
-    for fps, numbers in ((4, [0, 1, 2, 3]), (8, [0, 0, 1, 1, 2, 2, 3, 3]), (2, [0, 2])):
+    for fps, numbers in ((4, [0, 1, 2, 3]), (8, [0, 0, 1, 1, 2, 2, 3, 3]), (2, [1, 3])):
         got = read_clip(tmp_path / "x.gif", DataConfig(size=8, channels=3), fps)
         np.testing.assert_array_equal(got, clip[numbers])
 

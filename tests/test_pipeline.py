@@ -314,3 +314,26 @@ def test_load_gives_the_pipeline_that_was_saved(two, tmp_path):
     loaded = tinygif.load(tmp_path)
     assert loaded.path == tmp_path / checkpoint.MODEL and loaded.config == CONFIG
     np.testing.assert_array_equal(loaded(TWO, seed=3), two)
+
+
+# ---- looking inside --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts, prompt, words", [
+    (1, "a 7 moving left", ["a", "7", "moving", "left"]),
+    (2, "a 7 moving left and an 8 standing still",
+     ["a", "7", "moving", "left", "an", "8", "standing", "still"]),
+])  # fmt: skip
+def test_attention_shows_each_word_and_leaves_the_clip_alone(parts, prompt, words):
+    config = replace(CONFIG, text=replace(CONFIG.text, parts=parts))
+    pipeline = Pipeline(model(config), config, DATA.words)
+    clip, names, maps = pipeline.attention(prompt, seed=3)
+    assert names == words and maps.shape == (len(words), *clip.shape[:3])
+    assert (maps.min((1, 2, 3)) == 0).all() and (maps.max((1, 2, 3)) == 1).all()
+    np.testing.assert_array_equal(clip, pipeline([prompt], seed=3).array[0])
+
+
+def test_a_model_that_hears_no_words_shows_none():
+    config = replace(CONFIG, model=replace(CONFIG.model, middle=("space",)))
+    with pytest.raises(TinygifError, match="no attention to words"):
+        Pipeline(model(config), config, DATA.words).attention("a 7 moving left")

@@ -214,7 +214,65 @@ def test_an_unknown_word_is_exit_code_2_with_words_near_it(run, here):
     assert list(here.iterdir()) == []
 
 
+def test_pictures_are_the_first_and_the_last_frame(run, here):
+    first, last = (np.full((16, 16, 3), level, np.uint8) for level in (40, 200))
+    Image.fromarray(first).save(here / "first.png")
+    Image.fromarray(last).save(here / "last.png")
+    words = ("--checkpoint", run, "--seed", 3, "--scale", 1, "--out", "x.gif")
+    for flags, places in [
+        (("--first-frame", "first.png"), {0: first}),
+        (("--last-frame", "last.png", "--prompt", ONE), {-1: last}),
+        (("--between", "first.png", "last.png"), {0: first, -1: last}),
+    ]:
+        assert call(*words, *flags) == 0
+        clip, _ = read_gif(here / "x.gif")
+        assert clip.shape == (4, 16, 16, 3)
+        for number, picture in places.items():
+            np.testing.assert_array_equal(clip[number], picture)
+
+
+def test_a_gif_goes_on(run, here):
+    words = ("--checkpoint", run, "--seed", 3, "--scale", 1)
+    assert call(*words, "--prompt", ONE, "--out", "a.gif") == 0
+    assert call(*words, "--continue", "a.gif", "--frames", 9, "--out", "b.gif") == 0
+    (start, _), (longer, _) = (read_gif(here / f"{name}.gif") for name in "ab")
+    assert longer.shape == (9, 16, 16, 3)
+    np.testing.assert_array_equal(longer[:4], start)
+    assert call(*words, "--prompt", ONE, "--frames", 9, "--out", "c.gif") == 0
+    np.testing.assert_array_equal(read_gif(here / "c.gif")[0][:4], start)
+
+
+def test_a_strange_picture_is_told(run, here, capsys):
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(noise).save(here / "noise.png")
+    assert call("--checkpoint", run, "--first-frame", "noise.png", "--seed", 3) == 0
+    assert "noise.png is unlike the training data" in capsys.readouterr().err
+
+
+def test_a_loop_is_another_clip(run, here):
+    words = ("--checkpoint", run, "--seed", 3, "--prompt", ONE)
+    assert call(*words, "--out", "a.gif") == call(*words, "--loop", "--out", "b.gif") == 0
+    assert (read_gif(here / "a.gif")[0] != read_gif(here / "b.gif")[0]).any()
+
+
+def test_attention_is_a_clip_for_each_word(run, here):
+    assert call("--checkpoint", run, "--seed", 3, "--prompt", ONE, "--attention", "--out",
+                "a.gif") == 0  # fmt: skip
+    frames = read_gif(here / "a.gif")[0].astype(int)
+    assert len(frames) == 4 and (frames[..., 0] > frames[..., 2] + 100).any()
+
+
 @pytest.mark.parametrize(("words", "says"), [
+    (["--first-frame", "gone.png"], "could not read gone.png (not found)"),
+    (["--between", "a.png", "b.png", "--first-frame", "c.png"], "--between, or --first-frame and"),
+    (["--continue", "a.gif", "--last-frame", "b.png"], "--continue or pictures"),
+    (["--continue", "a.gif", "--loop"], "--loop without known frames"),
+    (["--first-frame", "a.png", "--loop"], "--loop without known frames"),
+    (["--first-frame", "a.png", "--trajectory"], "--trajectory without known frames"),
+    (["--morph", ONE, OTHER, "--first-frame", "a.png"], "--morph without known frames or --loop"),
+    (["--morph", ONE, OTHER, "--attention"], "--attention with one --prompt"),
+    (["--prompt", ONE, OTHER, "--attention"], "--attention with one --prompt"),
+    (["--prompt", ONE, "--attention", "--trajectory"], "--attention with one --prompt"),
     (["--prompt", "a " * 25], "at most 24"),
     (["--prompt", ""], "no words"),
     (["--prompt", ONE, "--negative-prompt", "blurry"], "'blurry'"),

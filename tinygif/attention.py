@@ -23,9 +23,9 @@ def zeroed(layer: eqx.Module) -> eqx.Module:
 
 
 def softmax_attention(
-    q: Float[Array, "n heads d"], k: Float[Array, "m heads d"], v: Float[Array, "m heads d"],
+    q: Float[Array, "n heads d"], k: Float[Array, "m heads d"], v: Float[Array, "m heads d2"],
     bias: Float[Array, "heads n m"] | None = None, mask: Bool[Array, " m"] | None = None,
-) -> Float[Array, "n heads d"]:  # fmt: skip
+) -> Float[Array, "n heads d2"]:  # fmt: skip
     """softmax(q k / sqrt(d) + bias) v (Vaswani et al. 2017, eq. 1); False in `mask` hides a key.
 
     Scores are summed and kept in float32, also where q and k are bfloat16.
@@ -93,10 +93,7 @@ class Attention(eqx.Module):
         mask: Bool[Array, " m"] | None = None,
         circle: bool = False,
     ) -> Float[Array, "n dim"]:
-        y = jax.vmap(self.norm)(x)
-        q = jax.vmap(self.q)(y)
-        k, v = jnp.split(jax.vmap(self.kv)(y if context is None else context), 2, axis=-1)
-        q, k, v = (rearrange(a, "n (h d) -> n h d", h=self.heads) for a in (q, k, v))
+        q, k, v = self.project(x, context)
         if self.rotate:
             q, k = rotary(q, circle=circle), rotary(k, circle=circle)
         if self.linear and bias is not None:
@@ -106,6 +103,27 @@ class Attention(eqx.Module):
         else:
             y = softmax_attention(q, k, v, bias, mask)
         return x + jax.vmap(self.out)(rearrange(y, "n h d -> n (h d)"))
+
+    def project(
+        self, x: Float[Array, "n dim"], context: Float[Array, "m context"] | None
+    ) -> tuple[Array, Array, Array]:
+        """Queries (n heads d), keys and values (m heads d)."""
+        y = jax.vmap(self.norm)(x)
+        q = jax.vmap(self.q)(y)
+        k, v = jnp.split(jax.vmap(self.kv)(y if context is None else context), 2, axis=-1)
+        q, k, v = (rearrange(a, "n (h d) -> n h d", h=self.heads) for a in (q, k, v))
+        return q, k, v
+
+    def weights(
+        self, x: Float[Array, "n dim"], context: Float[Array, "m context"], mask: Bool[Array, " m"]
+    ) -> Float[Array, "n m"]:
+        """How much each token takes of each token of the context, the mean over heads.
+
+        Values that are one-hot come out as their weights.
+        """
+        q, k, _ = self.project(x, context)
+        one_hot = jnp.broadcast_to(jnp.eye(len(k))[:, None], (len(k), self.heads, len(k)))
+        return softmax_attention(q, k, one_hot, mask=mask).mean(axis=1)
 
 
 def over_space(attention: Attention, x: Clip) -> Clip:
@@ -126,6 +144,15 @@ def over_time(
     one_pixel = lambda tokens: attention(tokens, bias=bias, circle=circle)  # noqa: E731
     y = jax.vmap(one_pixel)(rearrange(x, "f c h w -> (h w) f c"))
     return rearrange(y, "(h w) f c -> f c h w", h=h)
+
+
+def words_seen(
+    attention: Attention, x: Clip, states: Float[Array, "n d"], mask: Bool[Array, " n"]
+) -> Float[Array, "f n h w"]:
+    """How much each pixel looks at each word, in `to_text`; over the words it sums to 1."""
+    f, _, h, _ = x.shape
+    y = attention.weights(rearrange(x, "f c h w -> (f h w) c"), states, mask)
+    return rearrange(y, "(f h w) n -> f n h w", f=f, h=h)
 
 
 def to_text(

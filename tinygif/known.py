@@ -72,7 +72,8 @@ def read_clip(
     got = f"one frame in {path}: use --first-frame for a picture"
     expect(len(frames) > 1, "a GIF of at least two frames to continue", got)
     count = max(2, round(sum(delays) * fps / 1000))
-    numbers = gif.shown_frames(delays, count)
+    middles = (np.arange(count) + 0.5) * sum(delays) / count  # delays are rounded to 10 ms
+    numbers = np.searchsorted(np.cumsum(delays), middles, side="right")
     return np.stack([fit(frames[i], data) for i in numbers])
 
 

@@ -50,6 +50,10 @@ class PartReader:
         read = self.reader.batch([part for found in lists for part in found])
         return jax.tree.map(spread, read)
 
+    def tokens(self, prompt: str) -> list[str]:
+        """The tokens of all parts of a prompt, one part after the other."""
+        return [token for part in split_parts(prompt) for token in self.reader.tokens(part)]
+
     def learn(self, captions: Iterable[str]) -> None:
         """Let a tower read all parts of captions now."""
         self.reader.learn(dict.fromkeys(part for text in captions for part in split_parts(text)))
@@ -82,6 +86,14 @@ class Composed(eqx.Module):
     ) -> Float[Array, "f c h w"]:
         predictions, shares = self.layers(x_t, t, condition)
         return jnp.sum(predictions * shares.astype(predictions.dtype), axis=0)
+
+    def words_seen(
+        self, x_t: Float[Array, "f c h w"], t: Float[Array, ""], condition: Condition
+    ) -> Float[Array, "k f n h w"]:
+        """What each part sees of its words."""
+        known, circle = condition.known, condition.circle
+        one = lambda text: self.each.words_seen(x_t, t, Condition(text, known, circle))  # noqa: E731
+        return jax.vmap(one)(condition.text)
 
     def layers(
         self, x_t: Float[Array, "f c h w"], t: Float[Array, ""], condition: Condition

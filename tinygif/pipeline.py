@@ -29,6 +29,15 @@ NAMES = ("moving_mnist", "two_digits", "sprites")
 """The trained models that come with the package."""
 
 
+Progress = Callable[[Iterable, int], Iterable]
+"""Wraps a loop over so many steps, to show how far it is."""
+
+
+def unwatched(steps: Iterable, total: int) -> Iterable:
+    """No progress is shown."""
+    return steps
+
+
 class GeneratedClips:
     """Clips as an array, `uint8 (b, f, h, w, c)`, which a notebook shows as moving GIFs."""
 
@@ -86,7 +95,7 @@ class Pipeline:
         prompts: Sequence[str | None] | str | Text,
         *,
         seed: int = 0,
-        progress: Callable[[Iterable, int], Iterable] = lambda steps, total: steps,
+        progress: Progress = unwatched,
         **options,
     ) -> GeneratedClips:
         """Clips for the prompts; the same seed gives the same clips, however many are asked for.
@@ -141,6 +150,32 @@ class Pipeline:
             solver=solver() if eta is None else solver(eta), steps=options.sample_steps,
             resample=resample,
         )  # fmt: skip
+
+    def attention(
+        self, prompt: str, *, seed: int = 0, progress: Progress = unwatched, **options
+    ) -> tuple[UInt8[np.ndarray, "f h w c"], list[str], Float[np.ndarray, "words f h w"]]:
+        """A clip, the words of its prompt, and which pixels look at each word, in [0, 1].
+
+        The mean over all denoising steps, each word from its least to its largest value. Raises
+        TinygifError for a model without attention to words.
+        """
+        text, T = self.encode_prompts([prompt]), self.schedule.T
+        condition = Condition(jax.tree.map(lambda a: a[0], text))
+        look, maps = eqx.filter_jit(self.model.model.words_seen), []
+        steps = options.get("steps") or self.config.sample.sample_steps
+        trajectory = progress(self.denoising(text, seed=seed, **options), steps)
+        for t, (x, _) in zip(sampler.timesteps(T, steps)[1:], trajectory):
+            if t > 0:
+                level = jax.numpy.float32(t / T)
+                maps.append(look(x[0], level, condition))
+        words = np.mean(maps, axis=0)
+        words = np.moveaxis(words, -3, -4).reshape(-1, len(x[0]), *words.shape[-2:])
+        words = words[np.asarray(condition.text.mask).reshape(-1)]
+        low, high = (f(words, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
+        clip = self.model.codec.decode(x)[0]
+        words = ((words - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
+        scale = clip.shape[1] // words.shape[-1]
+        return clip, self.reader.tokens(prompt), words.repeat(scale, -1).repeat(scale, -2)
 
     def draw_noise(self, count: int, seed: int, config: Config) -> Float[Array, "b f c h w"]:
         """The noise that so many clips are made of; the first ones do not depend on the count."""

@@ -73,6 +73,11 @@ class Tokenizer:
         """The ids of several prompts, one row for each."""
         return np.stack([self.encode(prompt) for prompt in prompts])
 
+    def tokens(self, prompt: str | None) -> list[str]:
+        """The words of a prompt that the model reads, in their order."""
+        names = [PAD, NULL, *self.words]
+        return [names[i] for i in self.encode(prompt) if i]
+
     def example(self) -> str:
         """A prompt of known words, for error messages."""
         return " ".join(self.words[:4])

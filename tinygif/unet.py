@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Key
 
-from tinygif.attention import Attention, over_space, over_time, to_text, zeroed
-from tinygif.errors import check_limits, expect
+from tinygif.attention import Attention, over_space, over_time, to_text, words_seen, zeroed
+from tinygif.errors import TinygifError, check_limits, expect
 from tinygif.position import RelativePositionBias, place_waves
 from tinygif.resnet import (
     ConditionMLP,
@@ -145,7 +145,7 @@ class SpaceTimeBlock(eqx.Module):
 
     def __call__(
         self, x: Clip, condition: Float[Array, " d"], text: Text, bias: Float[Array, "heads f f"],
-        circle: bool = False,
+        circle: bool = False, seen: list | None = None,
     ) -> Clip:  # fmt: skip
         x = jax.vmap(self.resnet, in_axes=(0, None))(x, condition)
         for kind in self.kinds:
@@ -155,6 +155,8 @@ class SpaceTimeBlock(eqx.Module):
                 case "space":
                     x = over_space(self.mixing["space"], x)
                 case "text":
+                    if seen is not None:
+                        seen.append(words_seen(self.mixing["text"], x, text.states, text.mask))
                     x = to_text(self.mixing["text"], x, text.states, text.mask)
                 case "time":
                     x = over_time(self.mixing["time"], x, bias, circle=circle)
@@ -211,15 +213,16 @@ class UNet3D(eqx.Module):
         self.mask = zeroed(mask) if masks else None
 
     def __call__(
-        self, x_t: Clip, t: Float[Array, ""], condition: Condition
+        self, x_t: Clip, t: Float[Array, ""], condition: Condition, seen: list | None = None
     ) -> Float[Array, "f c2 h w"]:
+        """seen: a list that gets what every attention to words saw, (f n h w)."""
         k, p = self.config.time_patch, self.config.patch
         x = fold(x_t, k, p)
         text, circle = condition.text, condition.circle
         bias = self.bias(len(x), circle=circle)
         vector = self.condition(t, text.pooled)
-        apply = lambda block, x: block(x, vector, text, bias, circle)  # noqa: E731
-        if self.config.checkpoint_gradients:
+        apply = lambda block, x: block(x, vector, text, bias, circle, seen)  # noqa: E731
+        if self.config.checkpoint_gradients and seen is None:
             apply = eqx.filter_checkpoint(apply)
 
         if octaves := self.config.place_octaves:
@@ -242,6 +245,21 @@ class UNet3D(eqx.Module):
         x = jax.nn.silu(jax.vmap(self.norm)(x))
         heads = (self.head,) if self.mask is None else (self.head, self.mask)
         return jnp.concatenate([unfold(jax.vmap(head)(x), k, p) for head in heads], axis=1)
+
+    def words_seen(
+        self, x_t: Clip, t: Float[Array, ""], condition: Condition
+    ) -> Float[Array, "f n h w"]:
+        """How much each pixel of each frame looks at each word, as images in [0, 1].
+
+        The mean over all attention to words, each divided by its largest value; layers on small
+        images and for groups of frames are enlarged to the clip's size.
+        """
+        seen, (f, _, h, w) = [], x_t.shape
+        self(x_t, t, condition, seen)
+        if not seen:
+            raise TinygifError("this model has no attention to words: give it a level with text")
+        grow = lambda a: jax.image.resize(a, (f, a.shape[1], h, w), "linear")  # noqa: E731
+        return jnp.mean(jnp.stack([grow(a / a.max()) for a in seen]), axis=0)
 
     def given(self, known: KnownFrames | None, like: Clip) -> Float[Array, "f2 c2 h2 w2"]:
         """The known frames and their mask as the stem folds a clip; zeros if none is known."""

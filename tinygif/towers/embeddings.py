@@ -127,6 +127,10 @@ class Embeddings:
                 states[i, :n], pooled[i], mask[i, :n] = row[: n * d].reshape(n, d), row[n * d :], 1
         return Text(states, pooled, mask)
 
+    def tokens(self, prompt: str) -> list[str]:
+        """The tokens of a prompt that the tower reads, start and end included."""
+        return self.tokenizer.encode(prompt).tokens
+
     def learn(self, captions: Iterable[str]) -> None:
         """Put captions into the cache, as long as there is room. A kill loses at most one batch."""
         for batch in self.encode_missing(self.token_ids(captions)):
