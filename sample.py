@@ -20,7 +20,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from jaxtyping import Float, UInt8
 
 import tinygif
 from tinygif import gif
@@ -28,7 +27,7 @@ from tinygif.errors import check_range, expect, run_command
 from tinygif.guidance import GUIDANCE_HELP
 from tinygif.known import animate, familiar, read_clip, read_picture
 from tinygif.morph import morph, there_and_back
-from tinygif.pipeline import GeneratedClips, Pipeline, keep_compiled
+from tinygif.pipeline import GeneratedClips, Pipeline, keep_compiled, spotlights
 from tinygif.sampler import SolverName
 from tinygif.sheet import cut_out, write_sheet
 from tinygif.text import split
@@ -126,15 +125,6 @@ def film(clips_of_steps: Iterable[np.ndarray]) -> np.ndarray:
     frames = clips[-1].shape[1]
     noisy = [clip[:, i % frames] for i, clip in enumerate(clips)]
     return np.stack([*noisy, *clips[-1].swapaxes(0, 1)], axis=1)
-
-
-def spotlights(
-    clip: UInt8[np.ndarray, "f h w c"], maps: Float[np.ndarray, "words f h w"]
-) -> UInt8[np.ndarray, "words f h w 3"]:
-    """The clip in grey once for each word, red where that word is looked at."""
-    gray = clip.mean(axis=-1, keepdims=True)[None] / 255
-    heat = maps[..., None] * np.array([1.0, 0.25, 0.1])
-    return np.round(255 * np.clip(0.7 * gray + 0.6 * heat, 0, 1)).astype(np.uint8)
 
 
 def check_outputs(options: Options, out: Path, fps: int | float, frames: int) -> None:

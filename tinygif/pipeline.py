@@ -226,6 +226,15 @@ class Pipeline:
         return run_text_encoder(self.model.text, self.reader.batch(prompts, *at_least))
 
 
+def spotlights(
+    clip: UInt8[np.ndarray, "f h w c"], maps: Float[np.ndarray, "words f h w"]
+) -> UInt8[np.ndarray, "words f h w 3"]:
+    """The clip in grey once for each word, red where that word is looked at."""
+    gray = clip.mean(axis=-1, keepdims=True)[None] / 255
+    heat = maps[..., None] * np.array([1.0, 0.25, 0.1])
+    return np.round(255 * np.clip(0.7 * gray + 0.6 * heat, 0, 1)).astype(np.uint8)
+
+
 @eqx.filter_jit
 def run_text_encoder(encoder: eqx.Module, prompts: PyTree) -> Text:
     """A batch of word ids, or of a tower's output, through the trained text encoder."""

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import tinygif
 from tinygif.codec import Pixels
 from tinygif.diffusion import q_sample
 from tinygif.gif import grid, write_gif
+from tinygif.pipeline import spotlights
 from tinygif.schedule import cosine
 from tinygif.text import TextEncoder, Tokenizer
 
@@ -86,8 +88,16 @@ def generate(model: Net, x: np.ndarray, ids: np.ndarray, steps: int = 20) -> np.
     return np.asarray(x)
 
 
+def words() -> np.ndarray:
+    """A sprite once for each word of its prompt, lit where that word is looked at."""
+    prompt = "an orc with purple hair in chain mail and red trousers walking left"
+    clip, names, maps = tinygif.load("sprites").attention(prompt, seed=1)
+    return grid(spotlights(clip, maps)[:, ::2] // 32 * 32, 5, names, 2)
+
+
 def draw(folder: Path) -> None:
     """10_obey.gif."""
+    write_gif(folder / "10_words.gif", words(), fps=4)
     noise = np.random.default_rng(2).standard_normal((1, 8, 8, 8), np.float32).repeat(4, axis=0)
     cells, captions = [], []
     for shuffle in (False, True):
