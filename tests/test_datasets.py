@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 from tiny import CONFIG
 
 from tinygif import datasets
@@ -393,3 +394,75 @@ def test_the_nearest_clip_tells_copies_from_new_ones():
     assert fresh["copies, %"] == 0
     far = fresh["training clip to its nearest other one, median"]
     assert far == pytest.approx(np.sqrt((256**2 - 1) / 6), rel=0.2)
+
+
+# ---- pictures among clips --------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Three pictures in plain colours, with captions."""
+    monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, level in (("a.png", 40), ("b.jpg", 120), ("c.png", 200)):
+        Image.new("RGB", (20, 20), (level, level, level)).save(folder / name)
+        (folder / name).with_suffix(".txt").write_text(f"a plain zebra {name[0]}\nplain gray")
+    return folder
+
+
+def with_pictures(pictures, **data):
+    return replace(CONFIG, data=replace(CONFIG.data, images=str(pictures), **data))
+
+
+def test_some_short_clips_are_pictures(pictures):
+    data, held_out, config = open_dataset(with_pictures(pictures, image_share=0.4))
+    config.check()
+    digits = open_dataset(CONFIG)[0]
+    plain, texts = 0, set()
+    for index in range(200):
+        clip, caption = data.example(index, 2)
+        again = data.example(index, 2)
+        np.testing.assert_array_equal(clip, again[0])
+        assert caption == again[1] and clip.shape == (2, 16, 16, 1)
+        if "plain" in caption:
+            plain += 1
+            texts.add(caption)
+            assert np.ptp(clip.astype(int)) <= 4 and clip.mean().round() in range(38, 203)
+        else:
+            np.testing.assert_array_equal(clip, digits.example(index, 2)[0])
+    assert 55 < plain < 105 and "plain gray" in texts and len(texts) > 2
+    for index in range(20):
+        np.testing.assert_array_equal(data[index][0], digits[index][0])
+    assert {"plain", "zebra", "moving"} <= set(data.words) and held_out.words == digits.words
+    assert "3 pictures" in data.about and "group of 2 frames" in data.about
+    assert "plain gray" in data.captions and isinstance(data, Dataset)
+
+
+def test_pictures_are_found_again_when_a_run_goes_on(pictures):
+    first, _, config = open_dataset(with_pictures(pictures))
+    again, _, same = open_dataset(config)
+    assert same == config and config.data.images != str(pictures)
+    for index in range(20):
+        np.testing.assert_array_equal(first.example(index, 2)[0], again.example(index, 2)[0])
+
+
+@pytest.mark.parametrize("short", [None, 4])
+def test_a_picture_stands_alone_in_its_group(pictures, short):
+    config = with_pictures(pictures)
+    config = replace(config, train=replace(config.train, short_frames=short))
+    with pytest.raises(TinygifError, match="as many as the model folds into one"):
+        config.check()
+
+
+def test_a_folder_without_pictures_is_told(pictures, tmp_path):
+    with pytest.raises(TinygifError, match="a folder of pictures for --images"):
+        open_dataset(with_pictures(tmp_path / "gone"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TinygifError, match=r"found no clip in .*\.png, \.jpg"):
+        open_dataset(with_pictures(tmp_path / "empty"))
+
+
+def test_pictures_are_no_clips_where_clips_have_more_frames(pictures):
+    with pytest.raises(TinygifError, match="found no clip"):
+        prepare_clips(pictures, settings=Settings(8, 4))

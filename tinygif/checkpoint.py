@@ -213,7 +213,7 @@ def export(run: Path, path: Path) -> None:
     model, about = load_model(run / MODEL)
     data, text = about.config.data, about.config.text
     name = Path(data.dataset).name
-    data = dataclasses.replace(data, mnist_dir=None, sprites_dir=None, dataset=name)
+    data = dataclasses.replace(data, mnist_dir=None, sprites_dir=None, images=None, dataset=name)
     if Path(text.text).is_absolute():  # a tower in a folder; its revision identifies it
         text = dataclasses.replace(text, text=Path(text.text).name)
     about = about._replace(config=dataclasses.replace(about.config, data=data, text=text))

@@ -46,6 +46,10 @@ class DataConfig:
     """Mirror a clip of a folder half of the time, and swap left and right in its caption."""
     unconditional: bool = False
     """Train on the clips of a folder, and leave their captions out."""
+    images: str | None = None
+    """A folder of pictures with captions, x.png and x.txt: some short clips are one of them."""
+    image_share: float = 0.5
+    """Share of the short clips (--short-frames) that are pictures, if there are any."""
     loops: bool = False
     """The clips are loops: train on them from any frame, in layers along time that see a circle."""
     digits: Literal[1, 2] = 1
@@ -200,6 +204,9 @@ class Config:
         if (short := train.short_frames) is not None:
             check_range("short_frames", short, 1, data.frames)
             self.model.check(frames=short, size=data.size, fold=self.codec.fold)
+        alone = short == getattr(self.model, "time_patch", 1)
+        what = "short_frames as many as the model folds into one, so that a picture is alone, for "
+        expect(data.images is None or alone, f"{what}--images", short)
         able = train.known_share == 0 or getattr(self.model, "known_frames", False)
         expect(able, "--known-frames with --known-share", train.known_share)
         expect(train.ema < 1, "an ema below 1, or the average would never move", train.ema)
@@ -238,9 +245,9 @@ LIMITS = {
     "text_width": (4, 2**14), "text_depth": (0, 64), "max_tokens": (1, 4096), "parts": (1, 16),
     "diffusion_steps": (2, 10**5), "shift": (1e-3, 1000), "gamma": (0, 1e6), "drop_text": (0, 1),
     "logit_normal": (-100, 100), "steps": (1, 10**9), "minutes": (0.01, 10**6),
-    "batch_size": (1, 2**20), "short_share": (0, 1), "known_share": (0, 1), "accumulate": (1, 1024),
-    "learning_rate": (0, 100), "muon_rate": (0, 100), "weight_decay": (0, 100),
-    "warmup": (0, 10**9), "clip": (0, 1e6), "ema": (0, 1), "seed": SEEDS,
+    "batch_size": (1, 2**20), "short_share": (0, 1), "known_share": (0, 1), "image_share": (0, 1),
+    "accumulate": (1, 1024), "learning_rate": (0, 100), "muon_rate": (0, 100),
+    "weight_decay": (0, 100), "warmup": (0, 10**9), "clip": (0, 1e6), "ema": (0, 1), "seed": SEEDS,
     "sample_every": (1, 10**9), "save_every": (1, 10**9), "guidance": (0, 1000), "eta": (0, 1),
     "dynamic_threshold": (0, 1), "temperature": (0, 10),
 }  # fmt: skip

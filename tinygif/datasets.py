@@ -4,10 +4,13 @@ import dataclasses
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
+
 from tinygif.clips import ClipFolder, Settings, is_prepared, prepare_clips, read_report
 from tinygif.config import PRESETS, Config, DataConfig
 from tinygif.data import Dataset
-from tinygif.errors import TinygifError
+from tinygif.errors import TinygifError, expect
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.shapes import Shapes
 from tinygif.sprites import Sprites
@@ -81,11 +84,66 @@ def preset_for(name: str, preset: str, digits: int = 1) -> Config:
 def open_dataset(config: Config) -> tuple[Dataset, Dataset | None, Config]:
     """The training clips, the held-out clips, and the config with which to open both again.
 
-    There are no held-out clips (None) in a folder of fewer than 40. A folder that is not yet
-    prepared is prepared into the cache; the config then names the folder there. For digits the
-    config says where they were found, so that a resumed run trains on the same ones. Raises
-    TinygifError.
+    There are no held-out clips (None) in a folder of fewer than 40. Pictures of `images` are among
+    the training clips. A folder that is not yet prepared is prepared into the cache; the config
+    then names the folder there. For digits the config says where they were found, so that a resumed
+    run trains on the same ones. Raises TinygifError.
     """
+    dataset, held_out, config = open_clips(config)
+    if config.data.images is None:
+        return dataset, held_out, config
+    mixed = WithImages(dataset, open_images(config), config)
+    return mixed, held_out, replace(config, data=replace(config.data, images=mixed.folder))
+
+
+class WithImages:
+    """A data set in which a share of the short clips are pictures, repeated in all frames.
+
+    A short clip is one group of frames, so layers along time see nothing else: they do for a
+    picture what they would do if it were the only frame (the joint training of Video Diffusion
+    Models, Ho et al. 2022, section 3, masks attention over time to that end).
+    """
+
+    def __init__(self, clips: Dataset, images: ClipFolder, config: Config):
+        self.clips, self.images = clips, images
+        self.share, self.short = config.data.image_share, config.train.short_frames
+        self.folder, self.size = str(images.folder), clips.size
+        self.words = sorted({*clips.words, *images.words})
+        self.prompts = clips.prompts
+        self.about = (f"{clips.about}; {images.size} pictures of {images.folder}, each repeated in "
+                      f"a group of {self.short} frames")  # fmt: skip
+
+    def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w c"], str | None]:
+        return self.clips[index]
+
+    def example(
+        self, index: int, frames: int
+    ) -> tuple[UInt8[np.ndarray, "{frames} h w c"], str | None]:
+        """A clip and its caption, or a picture and its caption if the clip is to be a short one."""
+        rng = np.random.default_rng([index, 5])
+        if frames != self.short or rng.random() >= self.share:
+            return self.clips.example(index, frames)
+        picture, caption = self.images.example(int(rng.integers(2**32)), 1)
+        return picture.repeat(frames, axis=0), caption
+
+    @property
+    def captions(self) -> list[str]:
+        """Every caption of both."""
+        return [*self.clips.captions, *self.images.captions]
+
+
+def open_images(config: Config) -> ClipFolder:
+    """The folder of pictures of a config; prepared into the cache if it is not prepared yet."""
+    folder = Path(config.data.images)
+    expect(folder.is_dir(), "a folder of pictures for --images", str(folder))
+    if not is_prepared(folder):
+        folder = prepare_clips(folder, settings=Settings(config.data.size, 1))
+    max_tokens = config.text.max_tokens if config.text.text == "words" else None
+    return ClipFolder(folder, replace(config.data, dataset=str(folder), frames=1), max_tokens)
+
+
+def open_clips(config: Config) -> tuple[Dataset, Dataset | None, Config]:
+    """`open_dataset` without pictures."""
     data = config.data
     check_fields(data)
     if data.dataset in DATASETS:

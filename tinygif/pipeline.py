@@ -194,7 +194,7 @@ class Pipeline:
         options = replace(self.config.sample, **given(sample_steps=steps, **sample))
         if options.solver != "ddim" and sample.get("eta") is None:
             options = replace(options, eta=None)  # the checkpoint's eta belongs to its own solver
-        data = replace(self.config.data, **given(frames=frames, size=size))
+        data = replace(self.config.data, images=None, **given(frames=frames, size=size))
         train = replace(self.config.train, short_frames=None)
         config = replace(self.config, data=data, train=train, sample=options)
         config.check()

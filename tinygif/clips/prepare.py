@@ -47,6 +47,7 @@ class Settings:
     size: int = 32
     """Side in pixels."""
     frames: int = 16
+    """With 1, pictures (PNG, JPEG) of a folder are clips, too."""
     fps: int | float | None = None
     """Take frames / fps seconds from the middle of a file, and loop shorter ones; by default show
     the whole file."""
@@ -118,7 +119,7 @@ def prepare_clips(
         expect(count is None or count >= 1, f"{name} of at least 1", count)
     if out:
         check_own(out)
-    items = collect(source, videos, split, limit)
+    items = collect(source, videos, split, limit, stills=settings.frames == 1)
     films = sum(item.path is not None and item.path.suffix.lower() in VIDEOS for item in items)
     if films and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise TinygifError(f"{films} of {len(items)} files are videos, which need imageio-ffmpeg: "

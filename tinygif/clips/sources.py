@@ -25,6 +25,8 @@ from tinygif.files import cache_dir
 from tinygif.gif import WHITE, check_bounds, check_bytes, play_gif, play_image
 
 PICTURES, VIDEOS = (".gif", ".webp", ".apng"), (".mp4", ".webm")
+STILLS = (".png", ".jpg", ".jpeg")
+"""Files that count as clips where a clip is to have one frame."""
 TABLES = ("captions.tsv", "captions.csv", "metadata.csv", "metadata.jsonl")
 FILE_COLUMNS = ("file_name", "filename", "file", "path", "name")
 CAPTION_COLUMNS = ("caption", "captions", "text")
@@ -47,16 +49,17 @@ class Item(NamedTuple):
 
 
 def collect(
-    source: Path, videos: Path | None = None, split: str | None = None, limit: int | None = None
-) -> list[Item]:
+    source: Path, videos: Path | None = None, split: str | None = None, limit: int | None = None,
+    *, stills: bool = False,
+) -> list[Item]:  # fmt: skip
     """The clips of a folder, of a TSV of links (TGIF), or of a JSON with `videos` (MSR-VTT).
 
     `split` is the name of a part of MSR-VTT; for TGIF it is a file with one link a line. Links are
-    downloaded into the cache. Only the first `limit` clips are taken. Raises TinygifError for a
-    source that cannot be read.
+    downloaded into the cache. Only the first `limit` clips are taken. With `stills`, pictures in a
+    folder count, too. Raises TinygifError for a source that cannot be read.
     """
     if source.is_dir():
-        return folder_items(source)[:limit]
+        return folder_items(source, stills)[:limit]
     is_table = source.is_file() and source.suffix in (".tsv", ".json")
     got = f"{source}" if source.exists() else f"{source}, which is not there"
     expect(is_table, "a folder of clips, TGIF's .tsv or MSR-VTT's .json", got)
@@ -86,14 +89,15 @@ def gather(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 # ---- folders ---------------------------------------------------------------------------------
 
 
-def folder_items(folder: Path) -> list[Item]:
+def folder_items(folder: Path, stills: bool = False) -> list[Item]:
     """The clips in a folder and the folders in it, and names in a table that have no file there.
 
     Only files that were found in the folder are read, whatever a table names.
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     here = lambda path: path.relative_to(folder).as_posix()  # noqa: E731
-    clips = {here(path): path for path in paths if path.suffix.lower() in PICTURES + VIDEOS}
+    endings = PICTURES + VIDEOS + (STILLS if stills else ())
+    clips = {here(path): path for path in paths if path.suffix.lower() in endings}
 
     def pairs() -> Iterator[tuple[str, str]]:
         for name, path in clips.items():
@@ -109,7 +113,7 @@ def folder_items(folder: Path) -> list[Item]:
     captions = gather(pairs())
     if not captions:
         raise TinygifError(
-            f"found no clip in {folder}: expected files ending in {', '.join(PICTURES + VIDEOS)}"
+            f"found no clip in {folder}: expected files ending in {', '.join(endings)}"
         )
     return [
         Item(name, clips.get(name), tuple(captions[name]), "" if name in clips else absent(name))
@@ -184,13 +188,13 @@ def play(path: Path, wanted: Container[int] | None = None) -> Frames:
     """
     if path.suffix.lower() == ".gif":
         return play_gif(path, MAX_FRAMES, MAX_PIXELS, WHITE, wanted)
-    return (play_picture if path.suffix.lower() in PICTURES else play_video)(path, wanted)
+    return (play_picture if path.suffix.lower() in PICTURES + STILLS else play_video)(path, wanted)
 
 
 def play_picture(path: Path, wanted: Container[int] | None) -> Frames:
-    """The frames of a WebP or APNG, by Pillow."""
+    """The frames of a WebP or APNG, or a still picture, by Pillow."""
     check_bytes(path)
-    with Image.open(path, formats=["WEBP", "PNG"]) as image:
+    with Image.open(path, formats=["WEBP", "PNG", "JPEG"]) as image:
         yield from play_image(image, MAX_FRAMES, MAX_PIXELS, WHITE, wanted)
 
 
