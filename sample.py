@@ -32,6 +32,15 @@ from tinygif.sampler import SolverName
 from tinygif.sheet import cut_out, write_sheet
 from tinygif.text import split
 
+EXCLUSIVE = (
+    ("--prompt", "--morph"), ("--between", "--first-frame or --last-frame"),
+    ("--continue", "a picture"), ("--loop", "known frames"), ("--trajectory", "known frames"),
+    ("--morph", "known frames"), ("--attention", "known frames"), ("--morph", "--loop"),
+    ("--morph", "--trajectory"), ("--attention", "--trajectory"), ("--trajectory", "--resample"),
+    ("--morph", "--resample"), ("--attention", "--resample"), ("--morph", "--attention"),
+)  # fmt: skip
+"""Options of which only one makes sense."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -50,8 +59,8 @@ class Options:
     loop: bool = False
     """The last frame leads to the first."""
     resample: int | None = None
-    """Take every denoising step so many times, going back by fresh noise in between: known frames
-    and the others then agree better. 4 by default for a model that was not trained with them."""
+    """Take every denoising step this many times, going back by fresh noise in between: known
+    frames and the others then agree better. 4 by default for a model not trained with them."""
     morph: tuple[str, str] | None = None
     """Two sentences instead: a GIF that goes from one to the other and back."""
     morph_grid: bool = False
@@ -92,7 +101,7 @@ class Options:
     trajectory: bool = False
     """Show the denoising: a GIF that goes from noise to the clip, then plays it."""
     attention: bool = False
-    """Show where each word is looked at: the clip once for each of them, lit where it is."""
+    """One copy of the clip for each word of the prompt, red where that word is looked at."""
 
     @property
     def is_film(self) -> bool:
@@ -147,27 +156,29 @@ def check_outputs(options: Options, out: Path, fps: int | float, frames: int) ->
 
 def check_prompts(options: Options) -> Options:
     """The options with a count. Refuse contradictions between them."""
-    prompts, pair = len(options.prompt), options.morph
-    given = bool(options.pictures or options.go_on)
-    one = not options.between or not (options.first_frame or options.last_frame)
-    expect(one, "--between, or --first-frame and --last-frame", "both")
-    expect(not options.go_on or not options.pictures, "--continue or pictures", "both")
-    expect(not options.trajectory or not given, "--trajectory without known frames", "both")
-    expect(not options.loop or not given, "--loop without known frames, which do not loop", "both")
+    prompts, pair, pictures = len(options.prompt), options.morph, bool(options.pictures)
+    given = pictures or options.go_on is not None
+    asked = {
+        "--prompt": prompts > 0, "--morph": pair is not None, "--loop": options.loop,
+        "--between": options.between is not None, "--continue": options.go_on is not None,
+        "--first-frame or --last-frame": bool(options.first_frame or options.last_frame),
+        "a picture": pictures, "known frames": given, "--trajectory": options.trajectory,
+        "--attention": options.attention, "--resample": options.resample is not None,
+    }  # fmt: skip
+    for one, other in EXCLUSIVE:
+        expect(not (asked[one] and asked[other]), f"{one} or {other}", "both: leave one out")
+    check_range("resample", options.resample, 1)
     if pair is None:
         what = "at least one sentence after --prompt, or two after --morph"
         expect(prompts > 0 or given, what, "none")
         expect(not options.morph_grid, "two sentences after --morph for --morph-grid", "none")
         default = 1
     else:
-        expect(prompts == 0, "--prompt or --morph", "both")
-        expect(not options.trajectory, "--trajectory or --morph", "both")
-        expect(not given and not options.loop, "--morph without known frames or --loop", "both")
         default = 6 if options.morph_grid else 12
     count = default if options.count is None else options.count
     if options.attention:
-        one = (prompts, count, options.trajectory, given) == (1, 1, False, False)
-        expect(one, "--attention with one --prompt, and nothing else to show", "more")
+        expect(prompts == count == 1, "one sentence and one clip for --attention",
+               f"{prompts} sentences, {count} clips")  # fmt: skip
     check_range("count", count, 1 if pair is None else 2)
     check_range("scale", options.scale, 1)
     return replace(options, count=count)
@@ -180,8 +191,7 @@ def main(options: Options) -> None:
     pipeline = tinygif.load(options.checkpoint)
     data = pipeline.config.data
     fps = data.fps if options.fps is None else options.fps
-    words = options.morph or options.prompt
-    out = options.out or Path(("_".join(split(" ".join(words))[:8]) or "clip") + ".gif")
+    out = choose_out(options)
     frames = 2 * options.count - 2 if options.is_film else options.frames or data.frames
     given = read_given(options, pipeline, fps)
     check_outputs(options, out, fps, frames)
@@ -196,6 +206,18 @@ def main(options: Options) -> None:
         write_sheet(options.sheet, cut if options.transparent else clips, captions, fps)
     gif.write(out, GeneratedClips(clips, captions, fps).picture(options.scale), fps)
     print(f"wrote {out} in {time.time() - began:.1f} s, seed {seed}")
+
+
+def choose_out(options: Options) -> Path:
+    """The file to write: --out, or one named after the sentences or the files that are given."""
+    inputs = [*options.pictures.values(), *([options.go_on] if options.go_on else [])]
+    words = "_".join(split(" ".join(options.morph or options.prompt))[:8])
+    name = words or "_".join([*(path.stem for path in inputs), "clip"])
+    out = options.out or Path(f"{name}.gif")
+    for path in inputs:
+        same = out.resolve() == path.resolve()
+        expect(not same, f"not to write over {path}", f"{out}: choose another --out")
+    return out
 
 
 def read_given(options: Options, pipeline: Pipeline, fps: int | float) -> dict[str, Any]:

@@ -396,6 +396,14 @@ def test_the_nearest_clip_tells_copies_from_new_ones():
     assert far == pytest.approx(np.sqrt((256**2 - 1) / 6), rel=0.2)
 
 
+def test_two_digits_have_more_room_and_are_read_in_parts():
+    one, two = (preset_for("moving_mnist", "tiny", digits) for digits in (1, 2))
+    assert (one.data.size, one.data.digits, one.text.parts) == (32, 1, 1)
+    assert (two.data.size, two.data.digit_size, two.text.parts) == (48, 16, 2)
+    two.check()
+    assert two.model == one.model and preset_for("shapes", "tiny", 2).text.parts == 1
+
+
 # ---- pictures among clips --------------------------------------------------------------------
 
 

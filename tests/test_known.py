@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from quick import noise
-from tiny import ABOUT, CONFIG, DATA, batch, model
+from tiny import CONFIG, DATA, batch, model
 
 from tinygif import gif, training
 from tinygif.attention import over_time
@@ -31,7 +31,7 @@ from tinygif.known import (
 )
 from tinygif.pipeline import Pipeline
 from tinygif.position import RelativePositionBias, rotary
-from tinygif.sampler import noise_again, sample
+from tinygif.sampler import SOLVERS, noise_again, sample, timesteps, trajectory
 from tinygif.schedule import cosine
 from tinygif.text import Condition, KnownFrames, Text
 
@@ -131,9 +131,10 @@ def test_pictures_are_placed_and_the_rest_is_black():
     assert clips[:, 1:3].max() == 0
 
 
-def test_known_frames_are_zero_where_nothing_is_known(pipeline):
+def test_known_frames_are_in_the_codecs_range(pipeline):
     known = know(pipeline, *place({-1: picture()}, 4, 2))
-    assert known.frames.shape == (2, 4, 1, 16, 16) and not known.frames[:, :3].any()
+    assert known.frames.shape == (2, 4, 1, 16, 16)
+    assert known.mask.tolist() == [[False, False, False, True]] * 2
     np.testing.assert_allclose(known.frames[0, 3, 0], picture()[..., 0] / 127.5 - 1, atol=1e-6)
 
 
@@ -149,14 +150,19 @@ def test_known_frames_come_out_as_they_went_in(request, name, places):
 
 @pytest.mark.parametrize("solver", ["ddim", "ddpm", "dpmpp"])
 def test_on_the_way_known_frames_have_the_noise_of_each_step(solver):
-    """x_t of a known frame is alpha x0 + sigma eps, with the noise that it began as."""
-    schedule, frames = cosine(50), noise(1, 4, 1, 6, 6, seed=5)
+    """x_t of a known frame is alpha x0 plus noise of deviation sigma, whatever others become."""
+    schedule, frames = cosine(50), noise(1, 4, 1, 30, 30, seed=5)
     known = KnownFrames(frames, jnp.array([[True, False, False, True]]))
     pinned = Pinned(lambda x_t, t: 0 * x_t, known)
-    start = noise(1, 4, 1, 6, 6, seed=6)
-    out = sample(pinned, schedule, start, key=jax.random.key(0), steps=10)
-    np.testing.assert_allclose(out[:, [0, 3]], frames[:, [0, 3]], atol=1e-4)
-    assert np.abs(out[:, 1:3]).max() < 1e-3
+    times, start = timesteps(50, 10), noise(1, 4, 1, 30, 30, seed=6)
+    way = trajectory(
+        pinned, schedule, start, key=jax.random.key(0), steps=10, solver=SOLVERS[solver]()
+    )
+    for t, (x, _) in zip(times[1:], way):
+        left = np.asarray(x - schedule.alpha[t] * frames)[:, [0, 3]]
+        assert abs(left.std() - schedule.sigma[t]) < 0.06 and abs(left.mean()) < 0.06
+    np.testing.assert_allclose(x[:, [0, 3]], frames[:, [0, 3]], atol=1e-4)
+    assert np.abs(x[:, 1:3]).max() < 1e-3
 
 
 def test_a_new_model_does_as_if_nothing_were_known():
@@ -183,6 +189,34 @@ def test_a_model_sees_the_known_frames_and_no_others(knowing):
     assert seen[1] > 0 and (seen[[0, 2, 3]] == 0).all()
 
 
+def test_every_part_of_a_prompt_sees_the_known_frames_and_the_circle():
+    config = replace(KNOWING, text=replace(CONFIG.text, parts=2))
+    net, clip = model(config).model, noise(4, 1, 16, 16)
+    text = Text(noise(2, 3, 16), noise(2, 16), jnp.ones((2, 3), bool))
+    mask = jnp.array([True, False, False, False])
+
+    @jit
+    def predict(frames, circle=False):
+        return net(clip, jnp.float32(0.5), Condition(text, KnownFrames(frames, mask), circle))
+
+    known = noise(4, 1, 16, 16, seed=3)
+    plain = predict(known)
+    assert np.abs(predict(known + 1) - plain).max() > 1e-3
+    assert np.abs(predict(known, circle=True) - plain).max() > 1e-3
+
+
+def test_a_picture_among_few_clips_is_not_called_strange(tmp_path, monkeypatch):
+    """Of a folder with few clips nobody can tell what is usual."""
+    monkeypatch.setenv("TINYGIF_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "clips").mkdir()
+    for i in range(60):
+        gif.write_gif(tmp_path / f"clips/{i}.gif", np.full((4, 16, 16, 3), i, np.uint8))
+        (tmp_path / f"clips/{i}.txt").write_text("a clip")
+    config = replace(CONFIG, data=replace(CONFIG.data, dataset=str(tmp_path / "clips"),
+                                          mnist_dir=None, digits_hash=None))  # fmt: skip
+    assert familiar(picture(), config) is None
+
+
 @given(seeds, st.integers(1, 16))
 def test_training_shows_a_beginning_or_an_end(seed, frames):
     mask = np.asarray(training.random_frames(jax.random.key(seed), frames, 1.0))
@@ -191,7 +225,8 @@ def test_training_shows_a_beginning_or_an_end(seed, frames):
     assert len(changes) <= 2 and (mask[0] or mask[-1])
     if frames > 1 and len(changes) == 2:
         assert mask[0] and mask[-1]
-    assert mask.sum() <= 2 * max(1, frames // 2)
+    if frames > 3 and mask[: frames // 2 + 1].all():  # a beginning is no longer than a half
+        assert mask[-1]
 
 
 def test_a_share_of_the_clips_shows_frames_and_half_of_these_show_one():
@@ -253,11 +288,33 @@ def test_windows_are_as_long_as_clips_in_training(knowing, monkeypatch):
     np.testing.assert_array_equal(clips[:, :4], first)
 
 
+@pytest.mark.parametrize("start, frames", [(1, 20), (2, 5), (3, 8), (7, 23)])
+def test_a_clip_gets_as_many_frames_as_are_asked_for(knowing, start, frames):
+    clip = np.stack([picture(i) for i in range(start)])
+    longer = animate(knowing, [None], start=clip, frames=frames)
+    assert longer.shape[1] == frames
+    np.testing.assert_array_equal(longer[0, :start], clip)
+
+
+def test_without_a_prompt_there_is_nothing_to_guide_to(knowing):
+    clip = picture()[None]
+    guided, plain = (
+        animate(knowing, [None], start=clip, frames=6, guidance=scale) for scale in (7.0, 1.0)
+    )
+    np.testing.assert_array_equal(guided, plain)
+
+
 def test_fewer_frames_than_there_are_is_a_mistake(knowing):
-    with pytest.raises(TinygifError, match="frames"):
+    with pytest.raises(TinygifError, match="more frames than the 6 that the clip has, got 6"):
         lengthen(knowing, np.zeros((1, 6, 16, 16, 1), np.uint8), 6, [None])
     with pytest.raises(TinygifError, match="last frame within one clip"):
         animate(knowing, [PROMPT], pictures={-1: picture()}, frames=8)
+    with pytest.raises(TinygifError, match="a loop within one clip"):
+        animate(knowing, [PROMPT], frames=8, loop=True)
+    with pytest.raises(TinygifError, match="pictures, or a clip"):
+        animate(knowing, [PROMPT], pictures={0: picture()}, start=picture()[None])
+    with pytest.raises(TinygifError, match="resample from 1"):
+        animate(knowing, [PROMPT], pictures={0: picture()}, resample=0)
 
 
 # ---- resampling ------------------------------------------------------------------------------
@@ -344,8 +401,36 @@ def test_a_loop_is_asked_for_or_what_the_model_was_trained_on(pipeline):
     np.testing.assert_array_equal(trained([PROMPT], loop=False).array, pipeline([PROMPT]).array)
 
 
-def test_training_on_loops_begins_anywhere():
-    """A loss with rolled clips differs, and short clips are never rolled."""
+def test_training_on_loops_begins_anywhere(monkeypatch):
+    """The model is shown clips from any frame on; short clips, which are no loops, as they are."""
+    seen = []
+
+    def watch(model, schedule, config, x0, *rest, circle, **options):
+        jax.debug.callback(lambda x0: seen.append((np.asarray(x0), circle)), x0)
+        return x0.mean()
+
+    monkeypatch.setattr(training, "predict_loss", watch)
+    config = replace(CONFIG, data=replace(CONFIG.data, loops=True))
+    for step in (0, 1):
+        seen.clear()
+        data, codec = batch(step), model().codec
+        training.batch_loss(
+            model(), CONFIG.diffusion.build(), config, jnp.asarray(data.clips),
+            jnp.asarray(data.prompts), jnp.arange(len(data.clips)), jax.random.key(0),
+        )  # fmt: skip
+        jax.effects_barrier()
+        whole = len(data.clips[0]) == CONFIG.data.frames
+        clips = [np.asarray(codec.encode(clip)) for clip in data.clips]
+        starts = [
+            [k for k in range(len(x)) if np.allclose(np.roll(clip, k, 0), x)][0]
+            for clip in clips for x, _ in seen if np.allclose(np.sort(clip, 0), np.sort(x, 0))
+        ]  # fmt: skip
+        assert len(starts) >= len(clips) and all(circle == whole for _, circle in seen)
+        assert (len(set(starts)) > 1) == whole
+
+
+def test_training_on_loops_costs_something_else():
+    """In layers along time that see a circle; and short clips are not loops."""
     config = replace(CONFIG, data=replace(CONFIG.data, loops=True))
     losses = []
     for options in (CONFIG, config):
@@ -359,4 +444,3 @@ def test_training_on_loops_begins_anywhere():
     long, short = lengths.index(max(lengths)), lengths.index(min(lengths))
     assert lengths[long] > lengths[short]
     assert losses[long] != losses[2 + long] and losses[short] == losses[2 + short]
-    assert ABOUT.config.data.loops is False

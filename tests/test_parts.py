@@ -61,6 +61,7 @@ def run(condition, x=None):
     (TWO_THINGS, ["a 3 moving up", "a 5 going left"]),
     ("a 3 up, a 4 down, and a 5 left", ["a 3 up", "a 4 down", "a 5 left"]),
     ("a 3 up AND a 4 down", ["a 3 up", "a 4 down"]),
+    ("a 7, moving left", ["a 7, moving left"]),
     ("sand and bandits", ["sand", "bandits"]),
     ("and", ["and"]),
     ("", [""]),

@@ -242,6 +242,22 @@ def test_a_gif_goes_on(run, here):
     np.testing.assert_array_equal(read_gif(here / "c.gif")[0][:4], start)
 
 
+def test_what_is_given_is_not_written_over(run, here, capsys):
+    words = ("--checkpoint", run, "--seed", 3)
+    assert call(*words, "--prompt", ONE) == 0
+    file = here / "a_7_moving_left.gif"
+    before = file.read_bytes()
+    said = fails(capsys, *words, "--prompt", ONE, "--continue", file.name)
+    assert "not to write over a_7_moving_left.gif" in said and "another --out" in said
+    assert call(*words, "--continue", file.name) == 0
+    assert file.read_bytes() == before and (here / "a_7_moving_left_clip.gif").exists()
+
+
+def test_attention_may_take_one_step(run, here):
+    words = ("--checkpoint", run, "--prompt", ONE, "--attention", "--steps", 1)
+    assert call(*words) == call(*words, "--loop") == 0
+
+
 def test_a_strange_picture_is_told(run, here, capsys):
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(noise).save(here / "noise.png")
@@ -264,15 +280,20 @@ def test_attention_is_a_clip_for_each_word(run, here):
 
 @pytest.mark.parametrize(("words", "says"), [
     (["--first-frame", "gone.png"], "could not read gone.png (not found)"),
-    (["--between", "a.png", "b.png", "--first-frame", "c.png"], "--between, or --first-frame and"),
-    (["--continue", "a.gif", "--last-frame", "b.png"], "--continue or pictures"),
-    (["--continue", "a.gif", "--loop"], "--loop without known frames"),
-    (["--first-frame", "a.png", "--loop"], "--loop without known frames"),
-    (["--first-frame", "a.png", "--trajectory"], "--trajectory without known frames"),
-    (["--morph", ONE, OTHER, "--first-frame", "a.png"], "--morph without known frames or --loop"),
-    (["--morph", ONE, OTHER, "--attention"], "--attention with one --prompt"),
-    (["--prompt", ONE, OTHER, "--attention"], "--attention with one --prompt"),
-    (["--prompt", ONE, "--attention", "--trajectory"], "--attention with one --prompt"),
+    (["--between", "a.png", "b.png", "--first-frame", "c.png"], "--between or --first-frame or"),
+    (["--continue", "a.gif", "--last-frame", "b.png"], "--continue or a picture"),
+    (["--continue", "a.gif", "--loop"], "--loop or known frames"),
+    (["--first-frame", "a.png", "--loop"], "--loop or known frames"),
+    (["--first-frame", "a.png", "--trajectory"], "--trajectory or known frames"),
+    (["--first-frame", "a.png", "--resample", 0], "resample from 1"),
+    (["--prompt", ONE, "--frames", 8, "--loop"], "a loop within one clip, got 8 frames"),
+    (["--morph", ONE, OTHER, "--first-frame", "a.png"], "--morph or known frames"),
+    (["--morph", ONE, OTHER, "--loop"], "--morph or --loop"),
+    (["--morph", ONE, OTHER, "--attention"], "--morph or --attention"),
+    (["--prompt", ONE, "--trajectory", "--resample", 2], "--trajectory or --resample"),
+    (["--prompt", ONE, OTHER, "--attention"], "one clip for --attention, got 2 sentences"),
+    (["--attention"], "at least one sentence"),
+    (["--prompt", ONE, "--attention", "--trajectory"], "--attention or --trajectory"),
     (["--prompt", "a " * 25], "at most 24"),
     (["--prompt", ""], "no words"),
     (["--prompt", ONE, "--negative-prompt", "blurry"], "'blurry'"),
@@ -300,7 +321,7 @@ def test_attention_is_a_clip_for_each_word(run, here):
     (["--prompt", ONE, "--fps", 60, "--out", "x.gif"], "fps <= 50"),
     (["--prompt", ONE, "--out", "no/such/folder/x.gif"], "no/such/folder"),
     (["--prompt", ONE, "--morph", ONE, OTHER], "expected --prompt or --morph, got both"),
-    (["--morph", ONE, OTHER, "--trajectory"], "expected --trajectory or --morph, got both"),
+    (["--morph", ONE, OTHER, "--trajectory"], "expected --morph or --trajectory, got both"),
     (["--morph", ONE, OTHER, "--count", 1], "count from 2 to"),
     (["--morph", ONE, OTHER, "--count", 0], "count from 2 to"),
     (["--morph", ONE, "a 7 moving leftt"], "leftt"),

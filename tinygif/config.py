@@ -86,8 +86,8 @@ class TextConfig:
     max_tokens: int = 24
     """Length of the longest prompt, in words; or in a tower's tokens, start and end included."""
     parts: int = 1
-    """With 2 or more, prompts are split at "and", and each part is drawn by itself; captions of the
-    data have at most so many parts. Prompts may have more."""
+    """With 2 or more, prompts are split at "and", and each part is drawn by itself. A batch of
+    captions has so many parts, or more if a caption has; each number is compiled by itself."""
 
 
 @dataclass(frozen=True)

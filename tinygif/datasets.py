@@ -99,9 +99,10 @@ def open_dataset(config: Config) -> tuple[Dataset, Dataset | None, Config]:
 class WithImages:
     """A data set in which a share of the short clips are pictures, repeated in all frames.
 
-    A short clip is one group of frames, so layers along time see nothing else: they do for a
-    picture what they would do if it were the only frame (the joint training of Video Diffusion
-    Models, Ho et al. 2022, section 3, masks attention over time to that end).
+    A short clip is one group of frames, which the stem folds, so layers along time see nothing
+    else (the joint training of Video Diffusion Models, Ho et al. 2022, section 3, masks attention
+    over time to that end). Within the group a picture stands still, and so the model learns a
+    little that things stand still; the more so the longer the groups are.
     """
 
     def __init__(self, clips: Dataset, images: ClipFolder, config: Config):

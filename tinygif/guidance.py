@@ -68,8 +68,9 @@ class Pinned(eqx.Module):
     """Known frames are what they are, whatever the denoiser guesses (replacement; Song et al. 2021,
     appendix I.2).
 
-    A solver makes x_t of the guess, so in x_t, too, these frames get the noise of step t and no
-    other change. A model that is not trained with known frames sees them only there.
+    A solver makes x_t of the guess, so in x_t, too, these frames are the known ones with the noise
+    of step t (at a temperature below 1 with less). A model that is not trained with known frames
+    sees them only there.
     """
 
     denoiser: Callable
@@ -83,8 +84,8 @@ class Pinned(eqx.Module):
 class Rolled(eqx.Module):
     """Clips that loop have no first frame: at each step the denoiser sees them from another one.
 
-    The frames are rolled by an offset that grows with the steps, so no frame stays at the seam
-    (Mobius, Bi et al. 2025).
+    The frames are rolled by an offset that grows from 0 to nearly all of the clip while t falls, so
+    no frame stays at the seam (Mobius, Bi et al. 2025).
     """
 
     denoiser: Callable

@@ -27,7 +27,8 @@ from tinygif.text import KnownFrames
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 SEEN, OTHERS = 1000, 50
-"""Clips of the training data among which `familiar` looks for the nearest; and that it measures."""
+"""`familiar` looks for the nearest of the first SEEN frames of the data, and measures the next
+OTHERS to know what is usual."""
 
 
 # ---- reading ---------------------------------------------------------------------------------
@@ -80,21 +81,25 @@ def read_clip(
 def familiar(picture: UInt8[np.ndarray, "s s c"], config: Config) -> tuple[float, float] | None:
     """How far a picture is from the nearest frame of the training data, and how far is usual.
 
-    In grey levels RMS; the second number is the largest distance of some other clips' first frames.
-    Digits are the bundled ones. None if other data is not on this machine.
+    In grey levels RMS; the second number is the largest distance of some frames that are not among
+    those searched. Digits are the bundled ones. None if the data is not on this machine, or has
+    too few clips to tell.
     """
-    data = config.data
+    data = replace(config.data, images=None)
     if data.dataset == "moving_mnist":
         data = replace(data, mnist_dir=BUNDLED, digits_hash=None)
     elif data.dataset == "sprites" and data.sprites_dir is None:  # do not download them for this
         data = replace(data, sprites_dir=str(cache_dir() / "sprites"))
     try:
-        dataset, _, config = open_dataset(replace(config, data=data))
+        dataset = open_dataset(replace(config, data=data))[0]
     except (TinygifError, OSError):
         return None
-    clips, _ = read_batch(dataset, 0, Slice(0, SEEN + OTHERS, config.data.frames))
-    frames = clips[:, 0].reshape(len(clips), -1).astype(np.float32)
-    seen, others = frames[:SEEN], frames[SEEN:]
+    count = SEEN + OTHERS if dataset.size is None else min(SEEN + OTHERS, dataset.size)
+    if count < 2 * OTHERS:
+        return None
+    clips, _ = read_batch(dataset, 0, Slice(0, count, 1))
+    frames = clips.reshape(count, -1).astype(np.float32)
+    seen, others = frames[:-OTHERS], frames[-OTHERS:]
 
     def nearest(x: np.ndarray) -> float:
         return float(np.sqrt(((seen - x) ** 2).mean(1).min()))
@@ -110,14 +115,14 @@ def know(
 ) -> KnownFrames:
     """Of each clip the frames where the mask is True, as `Pipeline` takes them."""
     frames = jax.vmap(pipeline.model.codec.encode)(clips)
-    frames = jax.numpy.where(mask[:, None, None, None], frames, 0)
     return KnownFrames(frames, jax.numpy.broadcast_to(mask, (len(clips), len(mask))))
 
 
 def place(
     pictures: dict[int, UInt8[np.ndarray, "s s c"]], frames: int, count: int
 ) -> tuple[UInt8[np.ndarray, "{count} {frames} s s c"], Bool[np.ndarray, " {frames}"]]:
-    """`count` times a clip with pictures at some of its frames, black elsewhere; and where."""
+    """`count` copies of a clip that is black but for these pictures, and a mask of where they are.
+    """
     clip = np.zeros((frames, *next(iter(pictures.values())).shape), np.uint8)
     mask = np.zeros(frames, bool)
     for number, picture in pictures.items():
@@ -139,21 +144,24 @@ def animate(
     may be None; other options as in `Pipeline.denoising`. Raises TinygifError.
     """
     window, pictures = pipeline.config.data.frames, pictures or {}
+    expect(start is None or not pictures, "pictures, or a clip to go on from", "both")
+    check_range("resample", resample, 1)
     if start is not None:
         clips = np.repeat(start[None], len(prompts), axis=0)
         frames = len(start) + window // 2 if frames is None else frames
         return lengthen(pipeline, clips, frames, prompts, resample=resample, **options)
     frames = window if frames is None else frames
-    got = f"{frames} frames, and this model draws {window} at once"
-    expect(frames <= window or -1 not in pictures, "a last frame within one clip", got)
+    is_long, got = frames > window, f"{frames} frames, and this model draws {window} at once"
+    expect(not is_long or -1 not in pictures, "a last frame within one clip", got)
+    expect(not is_long or not options.get("loop"), "a loop within one clip", got)
     known = None
     if pictures:
         known = know(pipeline, *place(pictures, min(frames, window), len(prompts)))
         resample = default_resample(pipeline) if resample is None else resample
     first = dict(options, known=known, frames=min(frames, window), resample=resample or 1)
-    clips = pipeline(prompts, **first).array
-    if frames == clips.shape[1]:
-        return clips
+    if not is_long:
+        return pipeline(prompts, **first).array
+    clips = pipeline(prompts, **first | {"loop": False}).array
     return lengthen(pipeline, clips, frames, [None] * len(clips), resample=resample, **options)
 
 
@@ -176,16 +184,19 @@ def lengthen(
     half is new, so memory does not grow with the length. Prompts had better be None where a prompt
     says how a clip begins ("moving left"): what happens next is told by its frames.
     """
-    window = pipeline.config.data.frames
-    check_range("frames", frames, clips.shape[1] + 1)
-    shown = min(clips.shape[1], max(1, window // 2))
+    window, total = pipeline.config.data.frames, clips.shape[1]
+    expect(frames > total, f"more frames than the {total} that the clip has", frames)
     resample = default_resample(pipeline) if resample is None else resample
-    parts, last = [clips], clips[:, -shown:]
-    for number in range(1, 1 - (clips.shape[1] - frames) // (window - shown)):
-        blank = np.zeros((len(clips), window - last.shape[1], *clips.shape[2:]), np.uint8)
-        known = know(pipeline, np.concatenate([last, blank], 1), np.arange(window) < last.shape[1])
+    if not any(prompts) and options.get("negative_prompt") is None:
+        options["guidance"] = 1.0  # there is nothing to guide to: one call instead of two
+    parts, last, number = [clips], clips[:, -max(1, window // 2) :], 0
+    while total < frames:
+        number, shown = number + 1, last.shape[1]
+        blank = np.zeros((len(clips), window - shown, *clips.shape[2:]), np.uint8)
+        known = know(pipeline, np.concatenate([last, blank], 1), np.arange(window) < shown)
         choices = dict(options, known=known, resample=resample, seed=(seed + number) % 2**32)
-        new = pipeline(prompts, **choices).array[:, last.shape[1] :]
+        new = pipeline(prompts, **choices | {"loop": False}).array[:, shown:]
         parts.append(new)
+        total += new.shape[1]
         last = np.concatenate([last, new], axis=1)[:, -max(1, window // 2) :]
     return np.concatenate(parts, axis=1)[:, :frames]

@@ -3,7 +3,7 @@
 "a 3 moving up and a 5 going left" is split at "and". The model is called once for each part, with
 the same noisy clip, and says besides its guess how much of every pixel belongs to its part. A
 softmax over the parts makes shares of that, and the guesses are added by their shares: the mixture
-of a slot decoder (Locatello et al. 2020, section 2.3). Nothing but the whole clip is compared with
+of a slot decoder (Locatello et al. 2020, section 2.2). Nothing but the whole clip is compared with
 the data, so nobody has to say which pixels belong to which part. Lesson 20.
 """
 
@@ -20,10 +20,10 @@ from tinygif.text import Condition, Prompt, Text
 
 
 def split_parts(prompt: str | None) -> list[str | None]:
-    """The parts of a prompt: what stands between its "and"s, and commas beside them."""
-    if prompt is None or not prompt.strip():
+    """The parts of a prompt: what stands between its "and"s, and commas, if there is an "and"."""
+    if prompt is None or not re.search(r"\band\b", prompt, re.IGNORECASE):
         return [prompt]
-    parts = re.split(r"\band\b|[,;]", prompt, flags=re.IGNORECASE)
+    parts = re.split(r"\band\b|,", prompt, flags=re.IGNORECASE)
     return [part.strip() for part in parts if part.strip()] or [prompt]
 
 
@@ -65,7 +65,8 @@ class EachPart(eqx.Module):
     each: eqx.Module
 
     def __call__(self, prompt: Prompt) -> Text:
-        """`Text` with a leading axis of parts. A part without words, but for the first, is none."""
+        """`Text` with a leading axis of parts; one without words is masked out, but for the first.
+        """
         text = jax.vmap(self.each)(prompt)
         words = prompt.mask if isinstance(prompt, Text) else prompt != 0
         given = words.any(axis=-1).at[0].set(True)
@@ -76,7 +77,8 @@ class Composed(eqx.Module):
     """A model for several parts, `model(x_t, t, condition)`, made of a model for one.
 
     `each` gives one channel more than a clip has: how much of a pixel belongs to its part, as a
-    logit. Predictions of one x_t may be mixed, whatever their kind, as shares sum to one.
+    logit. The mixture is right for eps, x0 and v alike: for one x_t each is a linear function of
+    x0, and the shares sum to one.
     """
 
     each: eqx.Module

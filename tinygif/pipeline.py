@@ -142,7 +142,7 @@ class Pipeline:
         expect(part_count(away) == part_count(text), what, part_count(away))
         noise = self.draw_noise(len(text.mask), seed, config) if noise is None else noise
         noise = options.temperature * noise
-        loop = config.data.loops and known is None if loop is None else loop
+        loop = config.data.loops if loop is None else loop
         eta, solver = options.eta, sampler.SOLVERS[options.solver]
         return sampler.trajectory(
             self.denoiser(text, away, options.guidance, options.dynamic_threshold, known, loop),
@@ -156,18 +156,23 @@ class Pipeline:
     ) -> tuple[UInt8[np.ndarray, "f h w c"], list[str], Float[np.ndarray, "words f h w"]]:
         """A clip, the words of its prompt, and which pixels look at each word, in [0, 1].
 
-        The mean over all denoising steps, each word from its least to its largest value. Raises
+        The mean over all denoising steps; each word's map is scaled to go from 0 to 1. Raises
         TinygifError for a model without attention to words.
         """
         text, T = self.encode_prompts([prompt]), self.schedule.T
-        condition = Condition(jax.tree.map(lambda a: a[0], text))
+        choices = {name: value for name, value in options.items() if name != "loop"}
+        config, loop = self.with_options(**choices), options.get("loop")
+        condition = Condition(
+            jax.tree.map(lambda a: a[0], text),
+            circle=config.data.loops if loop is None else loop,
+        )
         look, maps = eqx.filter_jit(self.model.model.words_seen), []
-        steps = options.get("steps") or self.config.sample.sample_steps
-        trajectory = progress(self.denoising(text, seed=seed, **options), steps)
-        for t, (x, _) in zip(sampler.timesteps(T, steps)[1:], trajectory):
-            if t > 0:
-                level = jax.numpy.float32(t / T)
-                maps.append(look(x[0], level, condition))
+        steps, noise = config.sample.sample_steps, self.draw_noise(1, seed, config)
+        x = config.sample.temperature * noise
+        trajectory = progress(self.denoising(text, seed=seed, noise=noise, **options), steps)
+        for t, (x_next, _) in zip(sampler.timesteps(T, steps), trajectory):
+            maps.append(look(x[0], jax.numpy.float32(t / T), condition))
+            x = x_next
         words = np.mean(maps, axis=0)
         words = np.moveaxis(words, -3, -4).reshape(-1, len(x[0]), *words.shape[-2:])
         words = words[np.asarray(condition.text.mask).reshape(-1)]

@@ -100,9 +100,9 @@ class Text(eqx.Module):
 
 
 class KnownFrames(eqx.Module):
-    """Frames that are known, in the codec's range, with zeros for the others; and which they are.
+    """The frames of a clip, in the codec's range, and a mask of those that are known.
 
-    With a leading axis, a batch of them.
+    The others do not matter, whatever they hold. With a leading axis, a batch of them.
     """
 
     frames: Float[Array | np.ndarray, "*b f c h w"]

@@ -143,25 +143,25 @@ def example_loss(
 ) -> Float[Array, ""]:  # fmt: skip
     """The loss of one clip at a random step t; with probability `drop_text` without its caption.
 
-    With probability `known_share` the model is given some of the frames, and half of the time these
-    have to do without the caption.
+    With probability `known_share` the model is given some of the frames; in half of these clips the
+    caption is hidden as well.
 
     The steps t of a batch are spread evenly from one random start (Kingma et al. 2021, appendix
     I.1): same mean, less variance. `index` is the example's place in the whole batch.
     """
     start = jax.random.uniform(jax.random.fold_in(key, 0))
-    eps_key, drop_key = jax.random.split(jax.random.fold_in(key, 1 + index))
+    example_key = jax.random.fold_in(key, 1 + index)
+    eps_key, drop_key = jax.random.split(example_key)
+    roll_key, frames_key, alone_key = jax.random.split(jax.random.fold_in(example_key, 1), 3)
     share = (start + index.astype(jnp.float32) / config.train.batch_size) % 1.0
     t = pick_step(share, schedule.T, config.diffusion.logit_normal)
 
     x0 = jax.lax.stop_gradient(model.codec.encode(clip))
     if circle := config.data.loops and len(clip) == config.data.frames:
-        start = jax.random.randint(jax.random.fold_in(drop_key, 2), (), 0, len(x0))
-        x0 = jnp.roll(x0, start, axis=0)
+        x0 = jnp.roll(x0, jax.random.randint(roll_key, (), 0, len(x0)), axis=0)
     eps = jax.random.normal(eps_key, x0.shape)
     hidden, known = jax.random.bernoulli(drop_key, config.diffusion.drop_text), None
     if config.train.known_share:
-        frames_key, alone_key = jax.random.split(jax.random.fold_in(drop_key, 1))
         known = random_frames(frames_key, len(x0), config.train.known_share)
         hidden |= known.any() & jax.random.bernoulli(alone_key)
     prompt = hide(prompt, hidden)
