@@ -26,10 +26,10 @@ def temperatures() -> np.ndarray:
 
 
 def put_in(pipeline, prompt: str, known, resample: int, seed: int) -> np.ndarray:
-    """A clip whose known frames are pinned, and which the network is not told about."""
+    """A clip whose known frames are pinned, at temperature 1, and the network is not told."""
     text, options = pipeline.encode_prompts([prompt]), pipeline.config.sample
     denoiser = pipeline.denoiser(text, pipeline.encode_prompts([None]), options.guidance, None)
-    noise = options.temperature * pipeline.draw_noise(1, seed, pipeline.config)
+    noise = pipeline.draw_noise(1, seed, pipeline.config)
     x0 = sample(Pinned(denoiser, known), pipeline.schedule, noise, key=jax.random.key(seed),
                 solver=DPMSolver(), steps=options.sample_steps, resample=resample)  # fmt: skip
     return pipeline.model.codec.decode(x0)[0]
