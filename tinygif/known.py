@@ -165,6 +165,26 @@ def animate(
     return lengthen(pipeline, clips, frames, [None] * len(clips), resample=resample, **options)
 
 
+def close(
+    pipeline: Pipeline, clips: UInt8[np.ndarray, "b f h w c"], *, seed: int = 0, **options: Any
+) -> UInt8[np.ndarray, "b f2 h w c"]:
+    """Clips and, after each, half a window of frames that lead from its end back to its beginning.
+
+    A quarter of a window is known on either side: how the clip ends, and how it begins.
+    """
+    window = pipeline.config.data.frames
+    known = max(1, window // 4)
+    expect(clips.shape[1] >= known and window > 2 * known, f"clips of {known} frames", clips.shape)
+    ends = np.concatenate([clips[:, -known:], clips[:, :known]], axis=1)
+    blank = np.zeros((len(clips), window - 2 * known, *clips.shape[2:]), np.uint8)
+    start = np.concatenate([ends[:, :known], blank, ends[:, known:]], axis=1)
+    at = np.arange(window)
+    given = know(pipeline, start, (at < known) | (at >= window - known))
+    choices = dict(options, known=given, seed=(seed + 1) % 2**32, loop=False, guidance=1.0)
+    new = pipeline([None] * len(clips), **choices).array[:, known:-known]
+    return np.concatenate([clips, new], axis=1)
+
+
 def default_resample(pipeline: Pipeline) -> int:
     """1 for a model that was trained with known frames; else 4, and a remark is printed."""
     if getattr(pipeline.config.model, "known_frames", False):
