@@ -20,6 +20,7 @@ from tinygif.errors import TinygifError
 from tinygif.guidance import Pinned, Rolled
 from tinygif.known import (
     animate,
+    close,
     familiar,
     fit,
     know,
@@ -315,6 +316,25 @@ def test_fewer_frames_than_there_are_is_a_mistake(knowing):
         animate(knowing, [PROMPT], pictures={0: picture()}, start=picture()[None])
     with pytest.raises(TinygifError, match="resample from 1"):
         animate(knowing, [PROMPT], pictures={0: picture()}, resample=0)
+
+
+def test_a_clip_is_led_back_to_its_beginning(knowing, monkeypatch):
+    """The new frames are drawn between how the clip ends and how it begins."""
+    given = []
+    original = Pipeline.denoising
+
+    def watch(self, prompts, **options):
+        given.append(options["known"])
+        return original(self, prompts, **options)
+
+    monkeypatch.setattr(Pipeline, "denoising", watch)
+    clips = np.stack([picture(i) for i in range(5)])[None]
+    closed = close(knowing, clips, seed=3)
+    assert closed.shape == (1, 5 + 2, 16, 16, 1)
+    np.testing.assert_array_equal(closed[:, :5], clips)
+    assert given[0].mask.tolist() == [[True, False, False, True]]
+    ends = know(knowing, clips[:, [-1, -1, 0, 0]], np.ones(4, bool)).frames
+    np.testing.assert_array_equal(given[0].frames[:, [0, 3]], ends[:, [0, 3]])
 
 
 # ---- resampling ------------------------------------------------------------------------------
