@@ -297,12 +297,13 @@ def test_a_clip_gets_as_many_frames_as_are_asked_for(knowing, start, frames):
     np.testing.assert_array_equal(longer[0, :start], clip)
 
 
-def test_without_a_prompt_there_is_nothing_to_guide_to(knowing):
+def test_a_clip_goes_on_without_guidance_unless_it_is_asked_for(knowing):
     clip = picture()[None]
-    guided, plain = (
-        animate(knowing, [None], start=clip, frames=6, guidance=scale) for scale in (7.0, 1.0)
+    default, plain, strong = (
+        animate(knowing, [PROMPT], start=clip, frames=6, guidance=g) for g in (None, 1.0, 7.0)
     )
-    np.testing.assert_array_equal(guided, plain)
+    np.testing.assert_array_equal(default, plain)
+    assert (strong != plain).any()
 
 
 def test_fewer_frames_than_there_are_is_a_mistake(knowing):

@@ -162,7 +162,7 @@ def animate(
     if not is_long:
         return pipeline(prompts, **first).array
     clips = pipeline(prompts, **first | {"loop": False}).array
-    return lengthen(pipeline, clips, frames, [None] * len(clips), resample=resample, **options)
+    return lengthen(pipeline, clips, frames, prompts, resample=resample, **options)
 
 
 def close(
@@ -201,14 +201,13 @@ def lengthen(
     """Clips that go on until they have this many frames, window by window.
 
     A window is as long as a clip in training. Its first half is what was drawn last, its second
-    half is new, so memory does not grow with the length. Prompts had better be None where a prompt
-    says how a clip begins ("moving left"): what happens next is told by its frames.
+    half is new, so memory does not grow with the length. Without guidance by default: the frames
+    say most of what comes next.
     """
     window, total = pipeline.config.data.frames, clips.shape[1]
     expect(frames > total, f"more frames than the {total} that the clip has", frames)
     resample = default_resample(pipeline) if resample is None else resample
-    if not any(prompts) and options.get("negative_prompt") is None:
-        options["guidance"] = 1.0  # there is nothing to guide to: one call instead of two
+    options["guidance"] = 1.0 if options.get("guidance") is None else options["guidance"]
     parts, last, number = [clips], clips[:, -max(1, window // 2) :], 0
     while total < frames:
         number, shown = number + 1, last.shape[1]
