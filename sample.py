@@ -4,9 +4,9 @@
     python sample.py --prompt "a 3 going up" "an 8 standing still" --guidance 3 --out grid.gif
     python sample.py --prompt "a 7 moving left" --trajectory      # the denoising itself
     python sample.py --checkpoint sprites --prompt "an orc walking left" --sheet orc.png
-    python sample.py --prompt "a 3 moving up and a 5 going left and a 7 moving right"
-    python sample.py --first-frame x.png --prompt "a 3 moving left"  # or --last-frame, --between
-    python sample.py --continue x.gif --frames 64
+    python sample.py --checkpoint two_digits --prompt "a 3 moving up and a 5 going left"
+    python sample.py --checkpoint two_digits --first-frame x.png --prompt "a 3 moving left"
+    python sample.py --checkpoint two_digits --continue x.gif --frames 64
     python sample.py --morph "a 3 moving left" "an 8 moving left" --count 12
 """
 
@@ -193,8 +193,8 @@ def main(options: Options) -> None:
     fps = data.fps if options.fps is None else options.fps
     out = choose_out(options)
     frames = 2 * options.count - 2 if options.is_film else options.frames or data.frames
-    given = read_given(options, pipeline, fps)
     check_outputs(options, out, fps, frames)
+    given = read_given(options, pipeline, fps)
     seed = secrets.randbits(32) if options.seed is None else options.seed
     captions, clips = draw(options, pipeline, seed, given)
     if options.is_film:
