@@ -7,6 +7,7 @@
     python sample.py --checkpoint two_digits --prompt "a 3 moving up and a 5 going left"
     python sample.py --checkpoint two_digits --first-frame x.png --prompt "a 3 moving left"
     python sample.py --checkpoint two_digits --continue x.gif --frames 64
+    python sample.py --checkpoint sprites --prompt "an orc walking left" --palette pico8
     python sample.py --morph "a 3 moving left" "an 8 moving left" --count 12
 """
 
@@ -27,6 +28,7 @@ from tinygif.errors import check_range, expect, run_command
 from tinygif.guidance import GUIDANCE_HELP
 from tinygif.known import animate, familiar, read_clip, read_picture
 from tinygif.morph import morph, there_and_back
+from tinygif.palette import pixel_art, read_palette
 from tinygif.pipeline import GeneratedClips, Pipeline, keep_compiled, spotlights
 from tinygif.sampler import SolverName
 from tinygif.sheet import cut_out, write_sheet
@@ -92,6 +94,13 @@ class Options:
     size: int | None = None
     """Side in pixels, if it should differ from training."""
     fps: int | None = None
+    palette: str | None = None
+    """Draw in few colours, the same in all frames: how many (16); pico8, sweetie16, gameboy, cga or
+    1bit; or the colours of a file (.hex, .gpl, .gif, .png)."""
+    dither: bool = False
+    """Mix the pixels of two colours of the palette in a pattern, where one lies between them."""
+    pixelate: int | None = None
+    """Large pixels: this many in a row."""
     scale: int | None = None
     """Enlarge every pixel this many times; by default until a clip is about 128 pixels wide."""
     transparent: bool = False
@@ -181,6 +190,8 @@ def check_prompts(options: Options) -> Options:
                f"{prompts} sentences, {count} clips")  # fmt: skip
     check_range("count", count, 1 if pair is None else 2)
     check_range("scale", options.scale, 1)
+    colored = options.palette is not None or not options.dither
+    expect(colored, "--palette with --dither", "--dither alone")
     return replace(options, count=count)
 
 
@@ -190,15 +201,18 @@ def main(options: Options) -> None:
     keep_compiled()
     pipeline = tinygif.load(options.checkpoint)
     data = pipeline.config.data
+    check_range("pixelate", options.pixelate, 1, options.size or data.size)
     fps = data.fps if options.fps is None else options.fps
     out = choose_out(options)
     frames = 2 * options.count - 2 if options.is_film else options.frames or data.frames
     check_outputs(options, out, fps, frames)
+    colors = None if options.palette is None else read_palette(options.palette)
     given = read_given(options, pipeline, fps)
     seed = secrets.randbits(32) if options.seed is None else options.seed
     captions, clips = draw(options, pipeline, seed, given)
     if options.is_film:
         captions, clips = [" / ".join(options.morph)], there_and_back(clips)[None]
+    clips = pixel_art(clips, colors, side=options.pixelate, dither=options.dither)
     if options.transparent:
         cut = np.stack([cut_out(clip) for clip in clips])
         clips = cut if len(clips) == 1 else clips  # a grid has captions on white

@@ -19,6 +19,7 @@ import tinygif
 from tinygif import checkpoint
 from tinygif.gif import read_gif
 from tinygif.morph import morph, there_and_back
+from tinygif.palette import PALETTES
 from tinygif.sheet import cut_out
 
 SCRIPT = Path(__file__).parents[1] / "sample.py"
@@ -72,6 +73,15 @@ def test_a_prompt_becomes_a_gif_named_after_it(run, here, capsys):
     assert delays.sum() == 500 and set(delays) == {120, 130}  # 8 frames a second
     said = capsys.readouterr().out
     assert "seed 3" in said and "a_7_moving_left.gif" in said and "in 2 steps" in said
+
+
+def test_a_clip_in_few_colours_and_large_pixels(run, here):
+    words = ("--palette", "gameboy", "--dither", "--pixelate", 8, "--scale", 2)
+    assert call("--prompt", ONE, "--checkpoint", run, "--seed", 3, *words, "--out", "x.gif") == 0
+    clip, _ = read_gif(here / "x.gif")
+    assert clip.shape == (4, 16, 16, 3)
+    found = {bytes(color).hex() for color in clip.reshape(-1, 3)}
+    assert 1 < len(found) and found <= set(PALETTES["gameboy"].split())
 
 
 @pytest.mark.parametrize("prompts", [(ONE,), (ONE, OTHER)])
@@ -292,6 +302,9 @@ def test_attention_is_a_clip_for_each_word(run, here):
     (["--morph", ONE, OTHER, "--attention"], "--morph or --attention"),
     (["--prompt", ONE, "--trajectory", "--resample", 2], "--trajectory or --resample"),
     (["--prompt", ONE, OTHER, "--attention"], "one clip for --attention, got 2 sentences"),
+    (["--prompt", ONE, "--palette", "nintendo"], "pico8, sweetie16, gameboy, cga, 1bit, or a file"),
+    (["--prompt", ONE, "--dither"], "--palette with --dither"),
+    (["--prompt", ONE, "--pixelate", 17], "pixelate from 1 to 16"),
     (["--attention"], "at least one sentence"),
     (["--prompt", ONE, "--attention", "--trajectory"], "--attention or --trajectory"),
     (["--prompt", "a " * 25], "at most 24"),
