@@ -70,6 +70,10 @@ class Options:
     noise from top to bottom."""
     checkpoint: Path | None = None
     """A run folder or a model file; by default the newest run."""
+    lora: tuple[Path, ...] = ()
+    """Runs with --lora, or their files lora.safetensors: what they have learned is added."""
+    lora_scale: tuple[float, ...] = ()
+    """How strongly each is added; 1 by default. Negative numbers take it away."""
     out: Path | None = None
     """x.gif, x.apng, x.mp4, or x.png (a strip of frames); by default named after the prompt."""
     count: int | None = None
@@ -199,7 +203,7 @@ def main(options: Options) -> None:
     began = time.time()
     options = check_prompts(options)
     keep_compiled()
-    pipeline = tinygif.load(options.checkpoint)
+    pipeline = load_pipeline(options)
     data = pipeline.config.data
     check_range("pixelate", options.pixelate, 1, options.size or data.size)
     fps = data.fps if options.fps is None else options.fps
@@ -220,6 +224,19 @@ def main(options: Options) -> None:
         write_sheet(options.sheet, cut if options.transparent else clips, captions, fps)
     gif.write(out, GeneratedClips(clips, captions, fps).picture(options.scale), fps)
     print(f"wrote {out} in {time.time() - began:.1f} s, seed {seed}")
+
+
+def load_pipeline(options: Options) -> Pipeline:
+    """The pipeline of --checkpoint, with what every --lora has learned."""
+    pipeline, scales = tinygif.load(options.checkpoint), options.lora_scale or (1.0,)
+    scales = scales * len(options.lora) if len(scales) == 1 else scales
+    got = f"{len(options.lora_scale)} for {len(options.lora)} --lora"
+    expect(len(scales) == len(options.lora), "one --lora-scale, or one for each --lora", got)
+    for path, scale in zip(options.lora, scales):
+        from tinygif.lora import with_adapter  # needs the optimizer's packages, so not at the top
+
+        pipeline = with_adapter(pipeline, path, scale)
+    return pipeline
 
 
 def choose_out(options: Options) -> Path:

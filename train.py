@@ -37,6 +37,7 @@ from tinygif.datasets import open_dataset, preset_for
 from tinygif.errors import TinygifError, expect, run_command
 from tinygif.gif import write_gif
 from tinygif.log import Log
+from tinygif.lora import adapt, merged
 from tinygif.pipeline import Pipeline, find_checkpoint, keep_compiled, prompt_reader
 from tinygif.towers import resolve_tower
 from tinygif.training import Batch, TrainState
@@ -75,6 +76,7 @@ def parse(arguments: list[str]) -> Run:
     first_pass.add_argument("--digits", type=int, default=1)
     first_pass.add_argument("--resume", action="store_true")
     first_pass.add_argument("--init")
+    first_pass.add_argument("--lora", type=int, default=0)
     chosen, _ = first_pass.parse_known_args(arguments)
     default = Run(**vars(preset_for(chosen.dataset, chosen.preset, chosen.digits)))
     if chosen.model not in (None, default.model.model):
@@ -82,12 +84,16 @@ def parse(arguments: list[str]) -> Run:
     if chosen.init is not None:
         config = checkpoint.read_about(find_checkpoint(chosen.init)).config
         ours, theirs = default.text, config.text
-        longest = dict(max_tokens=max(ours.max_tokens, theirs.max_tokens),
+        longest = {} if chosen.lora else dict(max_tokens=max(ours.max_tokens, theirs.max_tokens),
                        parts=max(ours.parts, theirs.parts))  # fmt: skip
         default = replace(
             default, codec=replace(config.codec, codec_steps=0), model=config.model,
             text=replace(theirs, **longest), diffusion=config.diffusion,
         )  # fmt: skip
+        if chosen.lora:  # the clips must be those of the model that is adapted
+            same = {name: getattr(config.data, name)
+                    for name in ("size", "frames", "channels", "fps")}  # fmt: skip
+            default = replace(default, data=replace(default.data, **same))
     if chosen.resume:
         flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}
         ignored = ", ".join(sorted(flags - {*RESUME_FLAGS, "--help"}))
@@ -113,12 +119,23 @@ def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
     if run.init is None:
         model = build(words)
     else:
-        model, words, message = checkpoint.transplant(find_checkpoint(run.init), build, words)
+        file = find_checkpoint(run.init)
+        model, words, fresh, message = checkpoint.transplant(file, build, words)
         print(message)
     if codec is not None and run.init is None:
         model = replace(model, codec=codec)
     elif codec is not None:  # the model knows the code that came with it: only the colours are new
         model = eqx.tree_at(lambda m: m.codec.colors, model, codec.colors)
+    if config.train.lora:
+        expect(run.init is not None, "--init, a model to adapt, with --lora", "none")
+        theirs = checkpoint.read_about(file)
+        expect(not fresh, "a model like that of --init, for --lora", f"others: {', '.join(fresh)}")
+        longest = theirs.config.text.max_tokens
+        expect(config.text.max_tokens == longest, f"--max-tokens {longest}, as --init has, for "
+               "--lora", config.text.max_tokens)  # fmt: skip
+        new = tuple(sorted(set(words) - set(theirs.words)))
+        config = replace(config, train=replace(config.train, lora_words=new))
+        model = adapt(model, About(config, words, 0), key=key)
     return training.init_state(config, model), About(config, words, 0), dataset, held_out
 
 
@@ -190,8 +207,8 @@ def train(
     def held_out_loss() -> jax.Array | None:
         if held_out is None or not (is_last or done % HELD_OUT_EVERY == 0):
             return None
-        batch = read(Slice(0, HELD_OUT_CLIPS, data.frames), held_out)
-        return training.held_out_loss(state.ema, schedule, config.diffusion, *batch, held_out_key)
+        batch, model = read(Slice(0, HELD_OUT_CLIPS, data.frames), held_out), merged(state.ema)
+        return training.held_out_loss(model, schedule, config.diffusion, *batch, held_out_key)
 
     def save() -> None:
         log.finish_step()  # raises if the loss is NaN, so that no broken state is saved
@@ -200,7 +217,7 @@ def train(
 
     def write_samples() -> None:  # the same prompts and noise every time
         log.finish_step()
-        pipeline = Pipeline(state.ema, config, about.words)
+        pipeline = Pipeline(merged(state.ema), config, about.words)
         clips, scale = pipeline(dataset.prompts), max(1, 96 // data.size)
         write_gif(folder / "samples" / f"{done:06d}.gif", clips.picture(scale), data.fps)
 

@@ -2,7 +2,8 @@
 
 `state.safetensors` alone suffices to resume; `model.safetensors` holds the averaged weights to
 sample from, and is derived from it. `codec.safetensors` is the state of the autoencoder that a run
-trains first. All carry the config, the vocabulary and the step as JSON.
+trains first, `lora.safetensors` what a run with `--lora` has learned. All carry the config, the
+vocabulary and the step as JSON.
 An array is named by its path in the pytree, so the error for a renamed or reshaped layer names it.
 Lesson 15.
 """
@@ -29,6 +30,7 @@ from tinygif.files import write_whole
 from tinygif.text import TextToGif, Tokenizer
 
 MODEL, STATE, CODEC = "model.safetensors", "state.safetensors", "codec.safetensors"
+LORA = "lora.safetensors"
 METADATA_KEY = "tinygif"  # a single key: safetensors writes several in a random order
 FLOATS = ("F32", "F16", "BF16", "F64")
 WHOLE_NUMBERS = ("I32", "U32", "I8", "U8", "BOOL")
@@ -274,13 +276,15 @@ def plain(name: str) -> str:
 
 def transplant(
     path: Path, model: Callable[[list[str]], TextToGif], words: list[str]
-) -> tuple[TextToGif, list[str], str]:
-    """A new model that starts from the averaged weights of `path`; its vocabulary; a message.
+) -> tuple[TextToGif, list[str], list[str], str]:
+    """A new model that starts from the averaged weights of `path`, and its vocabulary.
+
+    Also the names of the arrays that are new, and a message that says what was copied.
 
     `model(words)` makes the new model for a vocabulary. An array is copied where name and shape
     agree. The vocabulary joins that of `path` and `words`; words that are new keep random rows. For
     a model without captions `words` is empty, and so is the vocabulary. A model for several parts
-    may start from a model for one, and the other way round. The message says what was copied.
+    may start from a model for one, and the other way round.
     """
     old, about = load_model(path)
     vocabulary = sorted({*words, *about.words}) if words else []
@@ -312,4 +316,4 @@ def transplant(
             "flags such as --width, so that the checkpoint decides"
         )
     message = f"from {path} {kept} of {total} arrays; new: {new_words} words"
-    return new_model, vocabulary, ", ".join([message, *fresh])
+    return new_model, vocabulary, fresh, ", ".join([message, *fresh])

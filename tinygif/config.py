@@ -150,6 +150,12 @@ class TrainConfig:
     """A gradient whose norm is larger is scaled down to this norm."""
     ema: float = 0.999
     """Decay of the moving average of the weights; clips are sampled from the average."""
+    lora: int = 0
+    """Rank of an adapter: train it, and leave the weights of --init as they are; 0 for none."""
+    lora_layers: tuple[str, ...] = ()
+    """Adapt only matrices whose names contain one of these, such as text or resnet."""
+    lora_words: tuple[str, ...] = ()
+    """The words that are new to the model of --init; train.py fills them in."""
     bfloat16: bool = False
     """Compute in bfloat16; weights and optimizer stay float32."""
     seed: int = 0
@@ -244,7 +250,7 @@ LIMITS = {
     "codec_width": (1, 1024), "latent_channels": (1, 256), "text_dims": (1, 2**16),
     "text_width": (4, 2**14), "text_depth": (0, 64), "max_tokens": (1, 4096), "parts": (1, 16),
     "diffusion_steps": (2, 10**5), "shift": (1e-3, 1000), "gamma": (0, 1e6), "drop_text": (0, 1),
-    "logit_normal": (-100, 100), "steps": (1, 10**9), "minutes": (0.01, 10**6),
+    "logit_normal": (-100, 100), "lora": (0, 1024), "steps": (1, 10**9), "minutes": (0.01, 10**6),
     "batch_size": (1, 2**20), "short_share": (0, 1), "known_share": (0, 1), "image_share": (0, 1),
     "accumulate": (1, 1024), "learning_rate": (0, 100), "muon_rate": (0, 100),
     "weight_decay": (0, 100), "warmup": (0, 10**9), "clip": (0, 1e6), "ema": (0, 1), "seed": SEEDS,

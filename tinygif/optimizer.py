@@ -50,7 +50,7 @@ def muon(momentum: float = 0.95) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
 
 
-NO_MATRICES = ("bias", "embedding", "positions", "table")
+NO_MATRICES = ("bias", "embedding", "positions", "table", "rows")
 """Arrays that have several axes but are no matrices: `eqx.nn.Conv2d`'s bias, rows to look up."""
 OUTER_LAYERS = ("stem", "head")
 

@@ -86,7 +86,7 @@ class Pipeline:
     def __init__(
         self, model: TextToGif, config: Config, words: list[str], path: Path | None = None
     ):
-        self.model, self.config, self.path = model, config, path
+        self.model, self.config, self.words, self.path = model, config, words, path
         self.reader = prompt_reader(config.text, words)
         self.schedule = config.diffusion.build()
 

@@ -24,7 +24,6 @@ from tinygif.checkpoint import (
     STATE,
     About,
     leaf_name,
-    model_template,
     read,
     read_about,
     write,
@@ -32,6 +31,7 @@ from tinygif.checkpoint import (
 from tinygif.config import Config, DiffusionConfig
 from tinygif.diffusion import pick_step, q_sample
 from tinygif.errors import TinygifError
+from tinygif.lora import Adapted, merged, new_model, save_adapter
 from tinygif.optimizer import average, learning_rate_at, make_optimizer
 from tinygif.schedule import Schedule
 from tinygif.text import KnownFrames, Prompt, TextToGif, hide
@@ -69,9 +69,11 @@ def init_state(config: Config, model: eqx.Module) -> TrainState:
 
 
 def save_state(folder: Path, state: TrainState, about: About) -> None:
-    """Write both files of a run. A kill leaves each of them old or new, never half written."""
+    """Write the files of a run. A kill leaves each of them old or new, never half written."""
     write(folder / STATE, state, about)
-    write(folder / MODEL, state.ema, about)
+    if isinstance(state.ema, Adapted):
+        save_adapter(folder, state.ema.adapter, about)
+    write(folder / MODEL, merged(state.ema), about)
 
 
 def check_room(folder: Path, state: TrainState) -> None:
@@ -83,12 +85,13 @@ def check_room(folder: Path, state: TrainState) -> None:
 def load_state(path: Path) -> tuple[TrainState, About]:
     """The state in a run's folder, to resume from, and the run's own config and vocabulary."""
     about = read_about(path / STATE)
-    template = eqx.filter_eval_shape(init_state, about.config, model_template(about))
+    template = eqx.filter_eval_shape(lambda: init_state(about.config, new_model(about)))
     return read(path / STATE, template), about
 
 
-FROZEN = {"codec", "data_mean", "latent_mean", "latent_std"}
-"""What training leaves alone: the codec of a model, and what a codec measures in the data."""
+FROZEN = {"frozen", "codec", "data_mean", "latent_mean", "latent_std"}
+"""What training leaves alone: the model under an adapter, the codec of a model, and what a codec
+measures in the data."""
 
 
 def trainable(model: eqx.Module) -> PyTree:
@@ -115,7 +118,7 @@ def copy_arrays(tree: PyTree) -> PyTree:
 
 
 def predict_loss(
-    model: TextToGif, schedule: Schedule, config: DiffusionConfig, x0: Float[Array, "*x"],
+    model: TextToGif | Adapted, schedule: Schedule, config: DiffusionConfig, x0: Float[Array, "*x"],
     prompt: Prompt, t: Int[Array, ""], eps: Float[Array, "*x"],
     known: Bool[Array, " f"] | None = None, *, circle: bool = False, bfloat16: bool = False,
 ) -> Float[Array, ""]:  # fmt: skip
@@ -138,7 +141,7 @@ def predict_loss(
 
 
 def example_loss(
-    model: TextToGif, schedule: Schedule, config: Config, clip: UInt8[Array, "f h w c"],
+    model: TextToGif | Adapted, schedule: Schedule, config: Config, clip: UInt8[Array, "f h w c"],
     prompt: Prompt, index: Int[Array, ""], key: Key[Array, ""],
 ) -> Float[Array, ""]:  # fmt: skip
     """The loss of one clip at a random step t; with probability `drop_text` without its caption.
