@@ -6,7 +6,7 @@
     python sample.py --checkpoint sprites --prompt "an orc walking left" --sheet orc.png
     python sample.py --checkpoint two_digits --prompt "a 3 moving up and a 5 going left"
     python sample.py --checkpoint two_digits --first-frame x.png --prompt "a 3 moving left"
-    python sample.py --checkpoint two_digits --continue x.gif --frames 64
+    python sample.py --prompt "a 7 moving left" --frames 64 --then "a 7"
     python sample.py --checkpoint sprites --prompt "an orc walking left" --palette pico8
     python sample.py --morph "a 3 moving left" "an 8 moving left" --count 12
 """
@@ -40,6 +40,7 @@ EXCLUSIVE = (
     ("--morph", "known frames"), ("--attention", "known frames"), ("--morph", "--loop"),
     ("--morph", "--trajectory"), ("--attention", "--trajectory"), ("--trajectory", "--resample"),
     ("--morph", "--resample"), ("--attention", "--resample"), ("--morph", "--attention"),
+    ("--morph", "--then"), ("--attention", "--then"), ("--trajectory", "--then"),
 )  # fmt: skip
 """Options of which only one makes sense."""
 
@@ -95,6 +96,8 @@ class Options:
     0.995."""
     frames: int | None = None
     """Number of frames, if it should differ from training. More are drawn window by window."""
+    then: tuple[str, ...] = ()
+    """Sentences for the later windows of a long clip, such as "a 7": its direction may change."""
     size: int | None = None
     """Side in pixels, if it should differ from training."""
     fps: int | None = None
@@ -177,6 +180,7 @@ def check_prompts(options: Options) -> Options:
         "--first-frame or --last-frame": bool(options.first_frame or options.last_frame),
         "a picture": pictures, "known frames": given, "--trajectory": options.trajectory,
         "--attention": options.attention, "--resample": options.resample is not None,
+        "--then": len(options.then) > 0,
     }  # fmt: skip
     for one, other in EXCLUSIVE:
         expect(not (asked[one] and asked[other]), f"{one} or {other}", "both: leave one out")
@@ -285,8 +289,8 @@ def draw(
         clip, words, maps = pipeline.attention(prompts[0], progress=progress_bar, **choices)
         return words, spotlights(clip, maps)
     if not options.trajectory:
-        clips = animate(pipeline, prompts, resample=options.resample, progress=progress_bar,
-                        **given, **choices)  # fmt: skip
+        clips = animate(pipeline, prompts, resample=options.resample, then=options.then,
+                        progress=progress_bar, **given, **choices)  # fmt: skip
         return [prompt or "" for prompt in prompts], clips
     noisy = (x for x, _ in progress_bar(pipeline.denoising(prompts, **choices), steps))
     return prompts, film(map(pipeline.model.codec.decode, noisy))

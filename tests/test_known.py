@@ -308,7 +308,28 @@ def test_a_clip_goes_on_without_guidance_unless_it_is_asked_for(knowing):
 
 def test_fewer_frames_than_there_are_is_a_mistake(knowing):
     with pytest.raises(TinygifError, match="more frames than the 6 that the clip has, got 6"):
-        lengthen(knowing, np.zeros((1, 6, 16, 16, 1), np.uint8), 6, [None])
+        lengthen(knowing, np.zeros((1, 6, 16, 16, 1), np.uint8), 6, [[None]])
+
+
+def test_later_windows_may_have_sentences_of_their_own(knowing, monkeypatch):
+    """Each window is drawn for its own prompt, and the last one is used again."""
+    asked, original = [], Pipeline.denoising
+
+    def watch(self, prompts, **options):
+        asked.append(prompts)
+        return original(self, prompts, **options)
+
+    monkeypatch.setattr(Pipeline, "denoising", watch)
+    start, pair = np.stack([picture()] * 4), [PROMPT] * 2
+    for clip, frames, then, wanted in [
+        (None, 8, (), [PROMPT] * 3), (None, 10, ("a 3", "a 7"), [PROMPT, "a 3", "a 7", "a 7"]),
+        (start, 8, ("a 3",), [PROMPT, "a 3"]),
+    ]:
+        asked.clear()
+        clips = animate(knowing, pair, start=clip, frames=frames, then=then)
+        assert clips.shape[1] == frames and asked == [[prompt] * 2 for prompt in wanted]
+    with pytest.raises(TinygifError, match="more --frames than one clip, for --then"):
+        animate(knowing, pair, then=("a 3",))
     with pytest.raises(TinygifError, match="last frame within one clip"):
         animate(knowing, [PROMPT], pictures={-1: picture()}, frames=8)
     with pytest.raises(TinygifError, match="a loop within one clip"):
@@ -393,7 +414,7 @@ def test_on_a_line_there_is_a_first_frame():
     assert np.abs(rolled(time_on, y, 1) - time_on(y)).max() > 1e-3
 
 
-@given(st.integers(3, 20))
+@pytest.mark.parametrize("n", [5, 8])
 def test_on_a_circle_distance_is_the_shorter_way(n):
     bias = RelativePositionBias(2, key=jax.random.key(0))
     circle = np.asarray(bias(n, circle=True))

@@ -134,12 +134,14 @@ def animate(
     pipeline: Pipeline, prompts: Sequence[str | None], *,
     pictures: dict[int, UInt8[np.ndarray, "s s c"]] | None = None,
     start: UInt8[np.ndarray, "f2 s s c"] | None = None, frames: int | None = None,
-    resample: int | None = None, **options: Any,
+    then: Sequence[str] = (), resample: int | None = None, **options: Any,
 ) -> UInt8[np.ndarray, "b f h w c"]:  # fmt: skip
     """A clip for each prompt, with known frames, or longer than in training.
 
     pictures: frames by their number, -1 for the last; or `start`: a clip that goes on. frames: the
     length of the clips, by default as in training; of a clip that goes on half as many more.
+    then: the prompts of the later windows of a long clip, one after another, the last one again and
+    again; by default the same as at first.
     `resample` is by default 4 for known frames in a model that was not trained with them. Prompts
     may be None; other options as in `Pipeline.denoising`. Raises TinygifError.
     """
@@ -149,7 +151,8 @@ def animate(
     if start is not None:
         clips = np.repeat(start[None], len(prompts), axis=0)
         frames = len(start) + window // 2 if frames is None else frames
-        return lengthen(pipeline, clips, frames, prompts, resample=resample, **options)
+        return lengthen(pipeline, clips, frames, [prompts, *repeat(then, len(prompts))],
+                        resample=resample, **options)  # fmt: skip
     frames = window if frames is None else frames
     is_long, got = frames > window, f"{frames} frames, and this model draws {window} at once"
     expect(not is_long or -1 not in pictures, "a last frame within one clip", got)
@@ -158,11 +161,18 @@ def animate(
     if pictures:
         known = know(pipeline, *place(pictures, min(frames, window), len(prompts)))
         resample = default_resample(pipeline) if resample is None else resample
+    expect(is_long or not then, "more --frames than one clip, for --then", got)
     first = dict(options, known=known, frames=min(frames, window), resample=resample or 1)
     if not is_long:
         return pipeline(prompts, **first).array
     clips = pipeline(prompts, **first | {"loop": False}).array
-    return lengthen(pipeline, clips, frames, prompts, resample=resample, **options)
+    later = repeat(then, len(prompts)) or [prompts]
+    return lengthen(pipeline, clips, frames, later, resample=resample, **options)
+
+
+def repeat(prompts: Sequence[str], count: int) -> list[list[str]]:
+    """Each prompt for all of `count` clips."""
+    return [[prompt] * count for prompt in prompts]
 
 
 def close(
@@ -196,10 +206,12 @@ def default_resample(pipeline: Pipeline) -> int:
 
 def lengthen(
     pipeline: Pipeline, clips: UInt8[np.ndarray, "b f h w c"], frames: int,
-    prompts: Sequence[str | None], *, seed: int = 0, resample: int | None = None, **options: Any,
+    prompts: Sequence[Sequence[str | None]], *, seed: int = 0, resample: int | None = None,
+    **options: Any,
 ) -> UInt8[np.ndarray, "b {frames} h w c"]:  # fmt: skip
     """Clips that go on until they have this many frames, window by window.
 
+    prompts: for each window the prompts of all clips; after the last one it is used again.
     A window is as long as a clip in training. Its first half is what was drawn last, its second
     half is new, so memory does not grow with the length. Without guidance by default: the frames
     say most of what comes next.
@@ -214,7 +226,8 @@ def lengthen(
         blank = np.zeros((len(clips), window - shown, *clips.shape[2:]), np.uint8)
         known = know(pipeline, np.concatenate([last, blank], 1), np.arange(window) < shown)
         choices = dict(options, known=known, resample=resample, seed=(seed + number) % 2**32)
-        new = pipeline(prompts, **choices | {"loop": False}).array[:, shown:]
+        now = prompts[min(number, len(prompts)) - 1]
+        new = pipeline(now, **choices | {"loop": False}).array[:, shown:]
         parts.append(new)
         total += new.shape[1]
         last = np.concatenate([last, new], axis=1)[:, -max(1, window // 2) :]

@@ -72,6 +72,8 @@ WORDS = sorted(
 )
 TWO_SHARE = 0.5
 """Share of the clips that show two digits, where `digits` allows it."""
+UNSAID = 0.15
+"""Share of the digits of whose motion the caption says nothing: "a 7"."""
 PLAIN, VARIED = 8, 8
 """Of how many wordings of one meaning a caption is drawn: in usual words, and in any."""
 
@@ -81,7 +83,8 @@ class MovingMNIST:
 
     A caption names the direction in which the digit starts. The digit turns round only at a wall.
     It starts far enough from the wall ahead to move for half of the clip before it gets there, if
-    the clip has room for that.
+    the clip has room for that. Some captions name the digit alone; it may then start anywhere, so
+    that a clip may also be the later part of a longer one.
 
     With `held_out` the digits are the test digits, and the same index gives a different clip.
     """
@@ -118,6 +121,7 @@ class MovingMNIST:
         the digits may start at another place.
         """
         config, rng = self.config, np.random.default_rng([self.seed, index])
+        whether = np.random.default_rng([self.seed, index, 1])
         clip = np.zeros((frames, config.size, config.size, config.channels), np.uint8)
         sentences = []
         for _ in range(2 if config.digits == 2 and rng.random() < TWO_SHARE else 1):
@@ -125,9 +129,12 @@ class MovingMNIST:
             digit, color = int(self.labels[i]), str(rng.choice(DIGIT_COLORS))
             direction = str(rng.choice(self.directions_of(digit)))
             speed = "" if direction == "still" else str(rng.choice(list(SPEEDS)))
-            self.draw(clip, rng, i, direction, speed, color)
             color_word = color if config.channels == 3 else ""
-            sentences.append(caption(rng, digit, direction, speed, color_word))
+            said = whether.random() >= UNSAID
+            self.draw(clip, rng, i, direction, speed, color, anywhere=not said)
+            words = wordings(digit, direction, speed, color_word) if said else names_of(
+                digit, color_word)  # fmt: skip
+            sentences.append(str(rng.choice(words)))
         return clip, " and ".join(sentences)
 
     @property
@@ -139,6 +146,7 @@ class MovingMNIST:
             for direction, color in itertools.product(self.directions_of(digit), color_words):
                 for speed in SPEEDS if direction != "still" else ("",):
                     found += wordings(digit, direction, speed, color)
+            found += [name for color in color_words for name in names_of(digit, color)]
         return found
 
     def directions_of(self, digit: int) -> list[str]:
@@ -148,19 +156,22 @@ class MovingMNIST:
 
     def draw(
         self, clip: UInt8[np.ndarray, "f h w c"], rng: np.random.Generator, i: int,
-        direction: str, speed: str, color: str,
+        direction: str, speed: str, color: str, *, anywhere: bool = False,
     ) -> None:  # fmt: skip
-        """Draw digit number i into every frame of a clip, moving from a random start."""
+        """Draw digit number i into every frame of a clip, moving from a random start.
+
+        anywhere: the start may be so near to the wall ahead that the digit soon turns round.
+        """
         paint = np.array(COLORS[color] if self.config.channels == 3 else [255]) / 255
         stroke = (self.images[i][..., None] * paint).astype(np.uint8)
-        draw_digit(clip, stroke, self._path(rng, direction, speed, len(clip)))
+        draw_digit(clip, stroke, self._path(rng, direction, speed, len(clip), anywhere))
 
     def _path(
-        self, rng: np.random.Generator, direction: str, speed: str, frames: int
+        self, rng: np.random.Generator, direction: str, speed: str, frames: int, anywhere: bool
     ) -> Int[np.ndarray, "{frames} 2"]:
         """The (column, row) of a digit's upper left corner in every frame."""
         room, pace = self.config.size - self.images.shape[1], SPEEDS[speed] * self.config.size
-        ahead = min(room, pace * frames / 2)
+        ahead = 0 if anywhere else min(room, pace * frames / 2)
         axes = []
         for sign in DIRECTIONS[direction]:
             low, high = (ahead if sign < 0 else 0), room - (ahead if sign > 0 else 0)
@@ -189,13 +200,6 @@ def draw_digit(
 # ---- captions --------------------------------------------------------------------------------
 
 
-def caption(
-    rng: np.random.Generator, digit: int, direction: str, speed: str, color: str = ""
-) -> str:
-    """A random one of the `wordings`."""
-    return str(rng.choice(wordings(digit, direction, speed, color)))
-
-
 @cache
 def wordings(digit: int, direction: str, speed: str, color: str = "") -> tuple[str, ...]:
     """The sentences by which captions describe a moving digit: always the same few of all.
@@ -221,15 +225,25 @@ def sentences(
     plain = 3 if direction == "still" else 4 * len(ADVERBS[speed])
     usual, others = [], []
     for name in (str(digit), NAMES[digit]):
-        words = f"{color} {name}".strip()
-        right = f"an {words}" if words[0] in "8e" else f"a {words}"
-        subjects = {right, *(form.format(words) for form in ARTICLES)}
-        subjects |= {" ".join(form.format(color, name).split()) for form in NOUNS}
-        for subject in sorted(subjects):
+        right, *subjects = subjects_of(name, color)
+        for subject in sorted({right, *subjects}):
             for i, predicate in enumerate(predicates):
                 texts = usual if subject == right and i < plain else others
                 texts.append(f"{subject} {predicate}")
     return usual, others
+
+
+def subjects_of(name: str, color: str = "") -> list[str]:
+    """Every way to name a digit in a sentence; the first one has the right article."""
+    words = f"{color} {name}".strip()
+    right = f"an {words}" if words[0] in "8e" else f"a {words}"
+    forms = [form.format(words) for form in ARTICLES]
+    return [right, *forms, *(" ".join(form.format(color, name).split()) for form in NOUNS)]
+
+
+def names_of(digit: int, color: str = "") -> tuple[str, ...]:
+    """The captions that say nothing of a digit's motion."""
+    return tuple(text for name in (str(digit), NAMES[digit]) for text in subjects_of(name, color))
 
 
 def ways_of(direction: str) -> tuple[str, ...]:
