@@ -78,9 +78,8 @@ def parse(arguments: list[str]) -> Run:
     first_pass.add_argument("--init")
     first_pass.add_argument("--lora", type=int, default=0)
     chosen, _ = first_pass.parse_known_args(arguments)
-    default = Run(**vars(preset_for(chosen.dataset, chosen.preset, chosen.digits)))
-    if chosen.model not in (None, default.model.model):
-        default = replace(default, model=MODELS[chosen.model]())
+    preset = preset_for(chosen.dataset, chosen.preset, chosen.digits, chosen.model)
+    default = Run(**vars(preset))
     if chosen.init is not None:
         config = checkpoint.read_about(find_checkpoint(chosen.init)).config
         ours, theirs = default.text, config.text
@@ -99,7 +98,7 @@ def parse(arguments: list[str]) -> Run:
         ignored = ", ".join(sorted(flags - {*RESUME_FLAGS, "--help"}))
         expect(not ignored, f"only {', '.join(RESUME_FLAGS[1:])} with --resume", ignored)
         default = replace(default, train=replace(default.train, steps=None, minutes=None))
-    flags = Annotated[Run, tyro.conf.OmitArgPrefixes]
+    flags = Annotated[Run, tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands]
     return tyro.cli(flags, args=arguments, default=default, description=__doc__)
 
 

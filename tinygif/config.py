@@ -23,9 +23,10 @@ from tinygif.parts import Composed, EachPart
 from tinygif.sampler import SOLVERS, SolverName, timesteps
 from tinygif.schedule import Schedule, ScheduleName
 from tinygif.text import TextAdapter, TextEncoder, TextToGif
+from tinygif.transformer import TransformerConfig
 from tinygif.unet import UNetConfig
 
-MODELS = {"unet": UNetConfig}
+MODELS = {"unet": UNetConfig, "transformer": TransformerConfig}
 """The kinds of model by name, each with its own config class; `--model` chooses one."""
 
 
@@ -196,7 +197,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    model: UNetConfig = field(default_factory=UNetConfig)
+    model: UNetConfig | TransformerConfig = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -296,12 +297,12 @@ def from_dict(cls: type, values: Any) -> Any:
 
 def from_json(name: str, kind: Any, value: Any) -> Any:
     """The value of a field of a config: lists become tuples, dictionaries become configs."""
+    if name == "model" and isinstance(value, dict):
+        model = value.get("model", "unet")
+        known = isinstance(model, str) and model in MODELS
+        expect(known, f"a model of {', '.join(MODELS)}", repr(model))
+        return from_dict(MODELS[model], value)
     if dataclasses.is_dataclass(kind):
-        if name == "model" and isinstance(value, dict):
-            model = value.get("model", "unet")
-            known = isinstance(model, str) and model in MODELS
-            expect(known, f"a model of {', '.join(MODELS)}", repr(model))
-            kind = MODELS[model]
         return from_dict(kind, value)
     value = tuple(value) if isinstance(value, list) else value
     type_name = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")

@@ -14,6 +14,7 @@ from tinygif.errors import TinygifError, expect
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.shapes import Shapes
 from tinygif.sprites import Sprites
+from tinygif.transformer import TransformerConfig
 from tinygif.unet import UNetConfig
 
 DATASETS = {"moving_mnist": MovingMNIST, "shapes": Shapes, "sprites": Sprites}
@@ -62,11 +63,17 @@ SPRITES = UNetConfig(
 the place; words say where a colour is, so every level attends to them."""
 
 
-def preset_for(name: str, preset: str, digits: int = 1) -> Config:
-    """A preset for a data set. Sprites have long captions and a code of tiles.
+def preset_for(name: str, preset: str, digits: int = 1, model: str | None = None) -> Config:
+    """A preset for a data set, with its own kind of model or another. Raises TinygifError.
 
-    Two digits have more room than one, and their captions are read in parts.
+    Sprites have long captions and a code of tiles. Two digits have more room than one, and their
+    captions are read in parts.
     """
+    if model == "transformer":
+        config = preset_for(name, preset, digits)
+        sprites, share = name == "sprites", 4 if preset == "tiny" else 2
+        patch, frames = (2, 8) if sprites else (share, share)
+        return replace(config, model=TransformerConfig(patch=patch, time_patch=frames))
     config = replace(PRESETS[preset], data=defaults(name))
     if name == "moving_mnist" and digits > 1:
         data = replace(config.data, digits=digits, size=48, digit_size=16)

@@ -44,6 +44,7 @@ class UNetConfig:
     """The settings of the U-Net. Each level is one resolution; level 0 has the largest images."""
 
     model: Literal["unet"] = "unet"
+    """unet or transformer; `--model transformer --help` lists the settings of the other."""
     width: int = 64
     """Channels of a level whose multiplier is 1."""
     multipliers: tuple[int, ...] = (1, 2, 4, 8)
@@ -230,7 +231,7 @@ class UNet3D(eqx.Module):
             x = jax.vmap(lambda image: jnp.concatenate([image, waves]))(x)
         x, skips = jax.vmap(self.stem)(x), []
         if self.known is not None:
-            x = x + jax.vmap(self.known)(self.given(condition.known, x_t))
+            x = x + jax.vmap(self.known)(fold_known(condition.known, x_t, k, p))
         for blocks, shrink in zip_longest(self.down, self.shrink):
             for block in blocks:
                 x = apply(block, x)
@@ -261,20 +262,22 @@ class UNet3D(eqx.Module):
         grow = lambda a: jax.image.resize(a, (f, a.shape[1], h, w), "linear")  # noqa: E731
         return jnp.mean(jnp.stack([grow(a / a.max()) for a in seen]), axis=0)
 
-    def given(self, known: KnownFrames | None, like: Clip) -> Float[Array, "f2 c2 h2 w2"]:
-        """The known frames and their mask as the stem folds a clip; zeros if none is known."""
-        k, p = self.config.time_patch, self.config.patch
-        if known is None:
-            known = KnownFrames(jnp.zeros_like(like), jnp.zeros(len(like), bool))
-        frames = fold(jnp.where(known.mask[:, None, None, None], known.frames, 0), k, p)
-        mask = rearrange(known.mask, "(f k) -> f k 1 1", k=k).astype(frames.dtype)
-        mask = jnp.broadcast_to(mask, (len(frames), k, *frames.shape[2:]))
-        return jnp.concatenate([frames, mask], axis=1)
-
 
 def fold(clip: Clip, k: int, p: int) -> Float[Array, "f2 c2 h2 w2"]:
     """Groups of k frames, and of p x p pixels, as channels."""
     return rearrange(clip, "(f k) c (h p) (w q) -> f (k c p q) h w", k=k, p=p, q=p)
+
+
+def fold_known(
+    known: KnownFrames | None, like: Clip, k: int, p: int
+) -> Float[Array, "f2 c2 h2 w2"]:
+    """Known frames and their mask, folded like a clip; zeros if none is known."""
+    if known is None:
+        known = KnownFrames(jnp.zeros_like(like), jnp.zeros(len(like), bool))
+    frames = fold(jnp.where(known.mask[:, None, None, None], known.frames, 0), k, p)
+    mask = rearrange(known.mask, "(f k) -> f k 1 1", k=k).astype(frames.dtype)
+    mask = jnp.broadcast_to(mask, (len(frames), k, *frames.shape[2:]))
+    return jnp.concatenate([frames, mask], axis=1)
 
 
 def unfold(x: Float[Array, "f2 c2 h2 w2"], k: int, p: int) -> Clip:
