@@ -88,6 +88,7 @@ def parse(arguments: list[str]) -> Run:
         default = replace(
             default, codec=replace(config.codec, codec_steps=0), model=config.model,
             text=replace(theirs, **longest), diffusion=config.diffusion,
+            train=replace(default.train, short_frames=config.train.short_frames),
         )  # fmt: skip
         if chosen.lora:  # the clips must be those of the model that is adapted
             same = {name: getattr(config.data, name)
