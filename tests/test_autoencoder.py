@@ -163,6 +163,7 @@ def test_a_run_trains_its_codec_first_and_shows_it(run):
     assert len(picture) == 4 and picture.std() > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [12, 10])
 def test_a_run_killed_in_either_stage_ends_with_the_same_bytes(run, tmp_path, kept, monkeypatch):
     """10: killed while the codec is trained. 12: killed before the first save of the model."""
@@ -183,6 +184,7 @@ def test_a_run_killed_in_either_stage_ends_with_the_same_bytes(run, tmp_path, ke
     same_run(run, folder)
 
 
+@pytest.mark.slow
 def test_another_run_takes_the_codec_as_it_is(run, tmp_path):
     words = flags(LEARNED)
     words[words.index("--codec") + 1] = str(run)

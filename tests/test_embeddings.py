@@ -392,6 +392,7 @@ def frozen(folders):
     return config, tiny.model(config)
 
 
+@pytest.mark.slow
 def test_gradients_reach_all_that_is_trained_and_the_tower_is_not(frozen):
     config, model = frozen
     clips = tiny.batch().clips

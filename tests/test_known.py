@@ -230,7 +230,7 @@ def test_training_shows_a_beginning_or_an_end(seed, frames):
         assert mask[-1]
 
 
-def test_a_share_of_the_clips_shows_frames_and_half_of_these_show_one():
+def test_a_share_of_the_clips_shows_frames_mostly_one_or_half_of_them():
     keys = jax.random.split(jax.random.key(0), 2000)
     masks = np.asarray(jax.vmap(lambda key: training.random_frames(key, 16, 0.4))(keys))
     shown = masks.any(1)
@@ -238,7 +238,9 @@ def test_a_share_of_the_clips_shows_frames_and_half_of_these_show_one():
     assert {tuple(ends) for ends in masks[shown][:, [0, -1]].tolist()} == {
         (True, False), (False, True), (True, True)}  # fmt: skip
     first_only = masks[:, 0] & ~masks[:, -1]
-    assert abs((masks[first_only].sum(1) == 1).mean() - 0.5) < 0.1
+    counts = masks[first_only].sum(1)
+    assert abs((counts == 1).mean() - 0.25) < 0.08 and abs((counts == 8).mean() - 0.52) < 0.08
+    assert masks.all(1).mean() < 0.01
 
 
 def test_training_with_known_frames_reaches_their_layer():
@@ -471,6 +473,7 @@ def test_training_on_loops_begins_anywhere(monkeypatch):
         assert (len(set(starts)) > 1) == whole
 
 
+@pytest.mark.slow
 def test_training_on_loops_costs_something_else():
     """In layers along time that see a circle; and short clips are not loops."""
     config = replace(CONFIG, data=replace(CONFIG.data, loops=True))

@@ -69,6 +69,18 @@ def test_a_new_adapter_changes_nothing():
         np.testing.assert_array_equal(changed[name], old[name], name)
 
 
+def test_colours_of_the_data_come_along_and_no_array_is_held_twice():
+    """A step of training takes the state's buffers over, each of them once."""
+    data, codec = replace(CONFIG.data, channels=3), replace(CONFIG.codec, codec="palette")
+    config = replace(config_of(), data=data, codec=codec)
+    model = config.init(len(TOKENIZER), key=jax.random.key(0))
+    new = adapt(model, ABOUT._replace(config=config), key=jax.random.key(0))
+    np.testing.assert_array_equal(new.adapter.colors, model.codec.colors)
+    arrays = jax.tree.leaves(eqx.filter(new, eqx.is_array))
+    assert len({leaf.unsafe_buffer_pointer() for leaf in arrays if leaf.size}) == len(
+        [leaf for leaf in arrays if leaf.size])  # fmt: skip
+
+
 def test_a_merged_matrix_does_what_the_matrix_and_its_pair_do():
     """(W + s up down) x = W x + s up (down x): one weight of each shape."""
     new, scale = adapted(), 0.7
@@ -260,6 +272,7 @@ def test_a_run_leaves_a_small_file_and_a_merged_model(runs, pipeline):
             np.testing.assert_array_equal(frozen[name], leaf)
 
 
+@pytest.mark.slow
 def test_a_run_with_an_adapter_goes_on(runs):
     run = runs / "run"
     before = leaves(training.load_state(run)[0].model.adapter)

@@ -403,6 +403,7 @@ def test_the_report_is_complete(parroted):
     assert text.count("does not apply") == 0 and max(map(len, text.splitlines())) < 140
 
 
+@pytest.mark.slow
 def test_two_digits_are_asked_for_where_they_were_trained():
     result = evaluate(digit_parrot(digits=2), count=20)
     table = result["table"]

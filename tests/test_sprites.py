@@ -277,6 +277,7 @@ def test_the_oracle_reads_what_was_drawn(data, noise):
         assert found.rms <= noise
 
 
+@pytest.mark.slow
 def test_an_evaluation_tells_right_from_wrong(folder, data):
     """By a parrot that draws every character with the first hair, and shoes that jump."""
     by_text = {}
@@ -357,6 +358,7 @@ def test_eyes_and_captions_of_the_real_art_agree(art):
 # ---- runs ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_fits_its_code_and_another_takes_it_over(folder, tmp_path, monkeypatch):
     """Only the colours are those of the data."""
     train = load_script(monkeypatch)

@@ -114,6 +114,7 @@ def test_every_field_of_the_config_is_a_flag(trained):
     assert checkpoint.read_about(trained / MODEL) == about
 
 
+@pytest.mark.slow
 def test_a_run_on_top_of_a_tower_keeps_its_name_and_reads_any_words(
     tmp_path, monkeypatch, fake_steps
 ):
@@ -322,6 +323,7 @@ def pets(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_trains_and_goes_on_to_the_same_bytes_when_it_has_changed(
     trained, pets, tmp_path, monkeypatch
 ):

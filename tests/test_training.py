@@ -296,6 +296,7 @@ def test_the_null_prompt_is_learned(expected):
     assert (table[0] == 0).all()
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_and_recomputed_blocks_give_the_same(level, expected):
     config = changed(LEVEL, accumulate=2)
     config = replace(config, model=replace(config.model, checkpoint_gradients=True))

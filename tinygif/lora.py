@@ -90,7 +90,9 @@ def adapt(model: TextToGif, about: About, *, key: Key[Array, ""]) -> Adapted:
     ids = new_ids(about)
     table = next((a for name, a in named(model.text).items() if name.endswith("embedding")), None)
     rows = table[np.array(ids)] if ids else jnp.zeros((0, 0))
-    return Adapted(model, Adapter(pairs, rows, getattr(model.codec, "colors", None)), ids)
+    colors = getattr(model.codec, "colors", None)
+    colors = None if colors is None else jnp.array(colors)  # donated buffers must not be shared
+    return Adapted(model, Adapter(pairs, rows, colors), ids)
 
 
 def matrices(model: TextToGif, layers: Sequence[str] = ()) -> dict[str, Array]:

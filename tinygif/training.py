@@ -177,12 +177,14 @@ def example_loss(
 def random_frames(key: Key[Array, ""], frames: int, share: float) -> Bool[Array, " {frames}"]:
     """Which frames a clip shows in training: none, or its beginning, its end or both.
 
-    Both are up to half of a clip long, and the shorter the likelier.
+    One end alone is every other time half a clip long, as when a clip goes on (`known.lengthen`);
+    else it is shorter: the shorter, the likelier.
     """
-    shown_key, kind_key, length_key = jax.random.split(key, 3)
+    shown_key, kind_key, length_key, half_key = jax.random.split(key, 4)
     lengths = 1 + jnp.floor(frames // 2 * jax.random.uniform(length_key, (2,)) ** 3)
-    begins, ends = lengths.astype(jnp.int32)
     kind, i = jax.random.randint(kind_key, (), 0, 3), jnp.arange(frames)
+    half = jax.random.bernoulli(half_key) & (kind != 2)  # two halves would be the whole clip
+    begins, ends = jnp.where(half, max(1, frames // 2), lengths).astype(jnp.int32)
     first, last = (i < begins) & (kind != 1), (i >= frames - ends) & (kind != 0)
     return (first | last) & jax.random.bernoulli(shown_key, share)
 
