@@ -72,7 +72,7 @@ class Options:
     checkpoint: Path | None = None
     """A run folder or a model file; by default the newest run."""
     lora: tuple[Path, ...] = ()
-    """Runs with --lora, or their files lora.safetensors: what they have learned is added."""
+    """What runs with --lora have learned is added: their folders, lora.safetensors, or gameboy."""
     lora_scale: tuple[float, ...] = ()
     """How strongly each is added; 1 by default. Negative numbers take it away."""
     out: Path | None = None

@@ -213,14 +213,18 @@ def load_model(path: Path) -> tuple[TextToGif, About]:
 def export(run: Path, path: Path) -> None:
     """Write a run's averaged weights for other people: in half precision, and without paths."""
     model, about = load_model(run / MODEL)
+    half = jax.tree.map(lambda a: a.astype("float16") if eqx.is_inexact_array(a) else a, model)
+    write(path, half, without_paths(about))
+
+
+def without_paths(about: About) -> About:
+    """The metadata without the folders of this machine."""
     data, text = about.config.data, about.config.text
     name = Path(data.dataset).name
     data = dataclasses.replace(data, mnist_dir=None, sprites_dir=None, images=None, dataset=name)
     if Path(text.text).is_absolute():  # a tower in a folder; its revision identifies it
         text = dataclasses.replace(text, text=Path(text.text).name)
-    about = about._replace(config=dataclasses.replace(about.config, data=data, text=text))
-    half = jax.tree.map(lambda a: a.astype("float16") if eqx.is_inexact_array(a) else a, model)
-    write(path, half, about)
+    return about._replace(config=dataclasses.replace(about.config, data=data, text=text))
 
 
 def step_of(path: Path) -> int | None:

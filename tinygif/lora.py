@@ -16,12 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from tinygif.checkpoint import LORA, About, leaf_name, named, read, read_about, write
+from tinygif.checkpoint import LORA, About, leaf_name, named, read, read_about, without_paths, write
 from tinygif.codec import COLORS
 from tinygif.errors import expect
 from tinygif.optimizer import is_matrix
-from tinygif.pipeline import Pipeline
+from tinygif.pipeline import SHIPPED, Pipeline
 from tinygif.text import KnownFrames, Prompt, TextToGif, Tokenizer
+
+ADAPTERS = ("gameboy",)
+"""The adapters that come with the package; theirs is the model of sprites."""
 
 
 class Pair(eqx.Module):
@@ -131,21 +134,24 @@ def new_model(about: About) -> TextToGif | Adapted:
 
 
 def save_adapter(folder: Path, adapter: Adapter, about: About) -> None:
-    """Write an adapter into the folder of its run, in half precision."""
+    """Write an adapter into the folder of its run, in half precision, ready to be shared."""
     half = jax.tree.map(lambda a: a.astype("float16") if eqx.is_inexact_array(a) else a, adapter)
-    write(folder / LORA, half, about)
+    write(folder / LORA, half, without_paths(about))
 
 
-def load_adapter(path: Path) -> tuple[Adapter, About]:
-    """The adapter in a file, or in a run's folder, and the metadata of its run."""
+def load_adapter(path: str | Path) -> tuple[Adapter, About]:
+    """The adapter in a file, in a run's folder, or of ADAPTERS, and the metadata of its run."""
+    path = Path(path)
+    shipped = SHIPPED.with_name(f"{path}.safetensors")
     path = path / LORA if path.is_dir() else path
-    expect(path.exists(), f"an adapter, {LORA}, of a run with --lora", path)
+    path = shipped if str(path) in ADAPTERS and not path.exists() else path
+    expect(path.exists(), f"{', '.join(ADAPTERS)}, or a run with --lora, or its {LORA}", path)
     about = read_about(path)
     expect(about.config.train.lora > 0, f"an adapter in {path}", "a whole model")
     return read(path, eqx.filter_eval_shape(lambda: new_model(about).adapter)), about
 
 
-def with_adapter(pipeline: Pipeline, path: Path, scale: float = 1.0) -> Pipeline:
+def with_adapter(pipeline: Pipeline, path: str | Path, scale: float = 1.0) -> Pipeline:
     """The pipeline of the model with an adapter, `scale` times as strong as it was trained.
 
     Several may be added one after another. Raises TinygifError if it was trained for a model of
