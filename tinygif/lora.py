@@ -141,10 +141,9 @@ def save_adapter(folder: Path, adapter: Adapter, about: About) -> None:
 
 def load_adapter(path: str | Path) -> tuple[Adapter, About]:
     """The adapter in a file, in a run's folder, or of ADAPTERS, and the metadata of its run."""
-    path = Path(path)
-    shipped = SHIPPED.with_name(f"{path}.safetensors")
+    name, path = str(path), Path(path)
     path = path / LORA if path.is_dir() else path
-    path = shipped if str(path) in ADAPTERS and not path.exists() else path
+    path = SHIPPED.with_name(f"{name}.safetensors") if name in ADAPTERS else path
     expect(path.exists(), f"{', '.join(ADAPTERS)}, or a run with --lora, or its {LORA}", path)
     about = read_about(path)
     expect(about.config.train.lora > 0, f"an adapter in {path}", "a whole model")
