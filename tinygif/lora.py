@@ -153,8 +153,9 @@ def load_adapter(path: str | Path) -> tuple[Adapter, About]:
 def with_adapter(pipeline: Pipeline, path: str | Path, scale: float = 1.0) -> Pipeline:
     """The pipeline of the model with an adapter, `scale` times as strong as it was trained.
 
-    Several may be added one after another. Raises TinygifError if it was trained for a model of
-    other channels, codec, text or shapes.
+    Several may be added one after another. A codec that decodes into the colours of its data takes
+    those of the adapter's data, or, with another scale than 1, both. Raises TinygifError if it was
+    trained for a model of other channels, codec, text or shapes.
     """
     adapter, about = load_adapter(path)
     ours, theirs = pipeline.config, about.config
@@ -174,9 +175,9 @@ def with_adapter(pipeline: Pipeline, path: str | Path, scale: float = 1.0) -> Pi
                f"{path}, whose {name} has another shape or is not there")  # fmt: skip
     words = sorted({*pipeline.words, *theirs.train.lora_words})
     model = with_words(pipeline.model, pipeline.words, words)
-    if adapter.colors is not None:
-        model = eqx.tree_at(lambda m: m.codec.colors, model,
-                            join_colors(model.codec.colors, adapter.colors))  # fmt: skip
+    if (colors := adapter.colors) is not None:
+        colors = colors if scale == 1 else join_colors(model.codec.colors, colors)
+        model = eqx.tree_at(lambda m: m.codec.colors, model, jnp.asarray(colors))
     ids = new_ids(about._replace(words=words))
     model = Adapted(model, adapter, ids).merged(scale)
     return Pipeline(model, ours, words, pipeline.path)
