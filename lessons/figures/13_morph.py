@@ -37,7 +37,7 @@ def put_in(pipeline, prompt: str, known, resample: int, seed: int) -> np.ndarray
 
 def known_frames() -> np.ndarray:
     """A clip, and three ways to draw one with its first frame; one below the other."""
-    pipeline, prompt = tinygif.load("two_digits"), "a 3 moving left"
+    pipeline, prompt = tinygif.load("moving_mnist"), "a 3 moving left"
     clip = pipeline([prompt], seed=4).array[0]
     known = know(pipeline, *place({0: clip[0]}, len(clip), 1))
     ways = [put_in(pipeline, prompt, known, resample, seed=7) for resample in (1, 4)]
