@@ -265,7 +265,7 @@ def strange(arrays, about):
 
 
 def other_model(arrays, about):
-    about["config"]["model"]["model"] = "transformer"
+    about["config"]["model"]["model"] = "mamba"
 
 
 def not_ours(arrays, about):
@@ -297,7 +297,7 @@ def no_dict(arrays, about):
     (reshape, ["model.stem.bias", "(16, 1)", "(16,)"]),
     (wider, ["does not fit its own config", "more"]),
     (strange, ["another version", "colour"]),
-    (other_model, ["another version", "transformer"]),
+    (other_model, ["another version", "mamba"]),
     (not_ours, ["no tinygif config"]),
     (no_config, ["another version", "config"]),
     (no_words, ["another version", "words"]),

@@ -285,8 +285,9 @@ def test_a_run_with_an_adapter_goes_on(runs):
 
 @pytest.mark.parametrize("words, says", [
     (["--lora", "2", "--steps", "1"], "--init, a model to adapt"),
-    (["--lora", "2", "--init", "moving_mnist", "--known-frames", "--steps", "1"], "model.known"),
-    (["--lora", "2", "--init", "moving_mnist", "--max-tokens", "30", "--steps", "1"], "tokens 16"),
+    (["--lora", "2", "--init", "moving_mnist", "--place-octaves", "2", "--steps", "1"],
+     "model.stem.weight"),
+    (["--lora", "2", "--init", "moving_mnist", "--max-tokens", "30", "--steps", "1"], "tokens 24"),
     (["--lora", "-1", "--steps", "1"], "lora from 0"),
 ])  # fmt: skip
 def test_mistakes_are_sentences(tmp_path, capsys, words, says):

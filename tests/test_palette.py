@@ -8,9 +8,9 @@ from PIL import Image
 
 from tinygif import gif
 from tinygif.errors import TinygifError
+from tinygif.gif import distinct
 from tinygif.palette import (
     PALETTES,
-    distinct,
     find_colors,
     from_oklab,
     pixel_art,
