@@ -83,8 +83,8 @@ def parse(arguments: list[str]) -> Run:
     if chosen.init is not None:
         config = checkpoint.read_about(find_checkpoint(chosen.init)).config
         ours, theirs = default.text, config.text
-        longest = {} if chosen.lora else dict(max_tokens=max(ours.max_tokens, theirs.max_tokens),
-                       parts=max(ours.parts, theirs.parts))  # fmt: skip
+        longest = {name: max(getattr(ours, name), getattr(theirs, name))
+                   for name in ("max_tokens", "parts") if not chosen.lora}  # fmt: skip
         default = replace(
             default, codec=replace(config.codec, codec_steps=0), model=config.model,
             text=replace(theirs, **longest), diffusion=config.diffusion,

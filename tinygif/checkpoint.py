@@ -22,7 +22,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from tinygif.config import Config, from_dict
 from tinygif.errors import TinygifError, expect
@@ -212,19 +212,19 @@ def load_model(path: Path) -> tuple[TextToGif, About]:
 
 def export(run: Path, path: Path) -> None:
     """Write a run's averaged weights for other people: in half precision, and without paths."""
-    model, about = load_model(run / MODEL)
-    half = jax.tree.map(lambda a: a.astype("float16") if eqx.is_inexact_array(a) else a, model)
-    write(path, half, without_paths(about))
+    write_to_share(path, *load_model(run / MODEL))
 
 
-def without_paths(about: About) -> About:
-    """The metadata without the folders of this machine."""
+def write_to_share(path: Path, tree: PyTree, about: About) -> None:
+    """Write a pytree in half precision, and its metadata without the folders of this machine."""
     data, text = about.config.data, about.config.text
     name = Path(data.dataset).name
     data = dataclasses.replace(data, mnist_dir=None, sprites_dir=None, images=None, dataset=name)
     if Path(text.text).is_absolute():  # a tower in a folder; its revision identifies it
         text = dataclasses.replace(text, text=Path(text.text).name)
-    return about._replace(config=dataclasses.replace(about.config, data=data, text=text))
+    about = about._replace(config=dataclasses.replace(about.config, data=data, text=text))
+    half = jax.tree.map(lambda a: a.astype("float16") if eqx.is_inexact_array(a) else a, tree)
+    write(path, half, about)
 
 
 def step_of(path: Path) -> int | None:
@@ -278,6 +278,16 @@ def plain(name: str) -> str:
     return name.replace(".each.", ".")
 
 
+def move_rows(
+    rows: Float[jax.Array, "n d"], old: list[str], table: Float[jax.Array, "m d"], new: list[str]
+) -> Float[jax.Array, "m d"]:
+    """The embedding `table` of the vocabulary `new`, with the rows that `old` has for its words."""
+    old_ids, new_ids = Tokenizer(old, 1).ids, Tokenizer(new, 1).ids
+    pairs = [(new_ids[word], old_ids[word]) for word in old_ids if word in new_ids]
+    new_rows, old_rows = np.array(pairs).T
+    return table.at[new_rows].set(rows[old_rows])
+
+
 def transplant(
     path: Path, model: Callable[[list[str]], TextToGif], words: list[str]
 ) -> tuple[TextToGif, list[str], list[str], str]:
@@ -297,10 +307,7 @@ def transplant(
     new_arrays = {plain(name): leaf for name, leaf in named(new_model).items()}
     table, rows = (found.get("text.embedding") for found in (new_arrays, arrays))
     if table is not None and rows is not None and table.shape[1:] == rows.shape[1:]:
-        new_ids, old_ids = Tokenizer(vocabulary, 1).ids, Tokenizer(about.words, 1).ids
-        pairs = [(new_ids[word], old_ids[word]) for word in old_ids if word in new_ids]
-        new_rows, old_rows = np.array(pairs).T
-        arrays["text.embedding"] = table.at[new_rows].set(rows[old_rows])
+        arrays["text.embedding"] = move_rows(rows, about.words, table, vocabulary)
         places = new_arrays["text.positions"]
         known = arrays["text.positions"][: len(places)]
         arrays["text.positions"] = places.at[: len(known)].set(known)

@@ -6,9 +6,10 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from tinygif.errors import TinygifError
+from tinygif.gif import distinct
 
 
 class Pixels(eqx.Module):
@@ -151,7 +152,14 @@ def nearest_color(
 ) -> UInt8[np.ndarray, "f h w 3"]:
     """The clip with each pixel in the nearest of these colours."""
     x, y = clip.reshape(-1, 3).astype(np.float32), colors.astype(np.float32)
-    return colors[((y**2).sum(1) - 2 * x @ y.T).argmin(1)].reshape(clip.shape)
+    return colors[nearest(x, y)].reshape(clip.shape)
+
+
+def nearest(
+    x: Float[np.ndarray, "m d"], centers: Float[np.ndarray, "n d"]
+) -> Int[np.ndarray, " m"]:
+    """For each of x the number of the nearest center."""
+    return ((centers**2).sum(1) - 2 * x @ centers.T).argmin(1)
 
 
 def keep_commonest(clip: UInt8[np.ndarray, "f h w 3"], most: int) -> UInt8[np.ndarray, "f h w 3"]:
@@ -159,7 +167,7 @@ def keep_commonest(clip: UInt8[np.ndarray, "f h w 3"], most: int) -> UInt8[np.nd
 
     All other pixels get the nearest of these.
     """
-    colors, counts = np.unique(clip.reshape(-1, 3), axis=0, return_counts=True)
+    colors, _, counts = distinct(clip)
     kept: list[np.ndarray] = []
     for color in colors[np.argsort(-counts, kind="stable")].astype(int):
         if len(kept) < most and all(np.abs(color - other).max() > NEAR for other in kept):
@@ -169,7 +177,7 @@ def keep_commonest(clip: UInt8[np.ndarray, "f h w 3"], most: int) -> UInt8[np.nd
 
 def find_palette(clips: UInt8[np.ndarray, "b f h w 3"]) -> UInt8[np.ndarray, "n 3"]:
     """Every colour of these clips. Raises TinygifError if they have too many."""
-    colors = np.unique(clips.reshape(-1, 3), axis=0)
+    colors, _, _ = distinct(clips)
     if len(colors) > COLORS:
         raise TinygifError(
             f"expected clips in at most {COLORS} colours for a palette, got {len(colors)} "

@@ -309,24 +309,33 @@ def _check_clip(clip: np.ndarray) -> None:
         )
 
 
+def distinct(
+    clip: UInt8[np.ndarray, "*n 3"],
+) -> tuple[UInt8[np.ndarray, "colors 3"], Int[np.ndarray, " m"], Int[np.ndarray, " colors"]]:
+    """The colours of a clip in order; of each pixel the number of its colour; how often each comes.
+    """
+    rgb = clip.reshape(-1, 3).astype(np.uint32)
+    packed = rgb[:, 0] << 16 | rgb[:, 1] << 8 | rgb[:, 2]  # single numbers are sorted faster
+    found, index, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    colors = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1)
+    return colors.astype(np.uint8), index, counts
+
+
 def _palette_images(clip: np.ndarray) -> list[Image.Image]:
     """The frames as images that share one palette; its first colour is the transparent one."""
     hidden = clip[..., 3] < 128 if clip.shape[-1] == 4 else None
     room = 256 if hidden is None else 255
     clip = clip if hidden is None else clip[..., :3]
-    rgb = np.broadcast_to(clip, (*clip.shape[:3], 3)).astype(np.uint32)
-    packed = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
-    colours, index = np.unique(packed, return_inverse=True)
+    colours, index, _ = distinct(np.broadcast_to(clip, (*clip.shape[:3], 3)))
     if len(colours) <= room:
-        palette = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1)
-        palette = palette.astype(np.uint8).tobytes()
+        palette = colours.tobytes()
     else:  # all frames as one tall image, hence one palette
         tall = Image.fromarray(rearrange(clip, "f h w c -> (f h) w c")).quantize(room)
         index, palette = np.asarray(tall), bytes(tall.getpalette())
     if hidden is not None:
         index = np.where(hidden.reshape(index.shape), 0, index + 1)
         palette = bytes(3) + palette
-    frames = [Image.fromarray(frame) for frame in index.astype(np.uint8).reshape(packed.shape)]
+    frames = [Image.fromarray(frame) for frame in index.astype(np.uint8).reshape(clip.shape[:3])]
     for frame in frames:
         frame.putpalette(palette)
     return frames

@@ -16,7 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from tinygif.checkpoint import LORA, About, leaf_name, named, read, read_about, without_paths, write
+from tinygif.checkpoint import (
+    LORA,
+    About,
+    leaf_name,
+    move_rows,
+    named,
+    read,
+    read_about,
+    write_to_share,
+)
 from tinygif.codec import COLORS
 from tinygif.errors import expect
 from tinygif.optimizer import is_matrix
@@ -135,8 +144,7 @@ def new_model(about: About) -> TextToGif | Adapted:
 
 def save_adapter(folder: Path, adapter: Adapter, about: About) -> None:
     """Write an adapter into the folder of its run, in half precision, ready to be shared."""
-    half = jax.tree.map(lambda a: a.astype("float16") if eqx.is_inexact_array(a) else a, adapter)
-    write(folder / LORA, half, without_paths(about))
+    write_to_share(folder / LORA, adapter, about)
 
 
 def load_adapter(path: str | Path) -> tuple[Adapter, About]:
@@ -185,14 +193,12 @@ def with_adapter(pipeline: Pipeline, path: str | Path, scale: float = 1.0) -> Pi
 
 def with_words(model: TextToGif, old: list[str], new: list[str]) -> TextToGif:
     """The model for a larger vocabulary; rows of words that it did not have are zero."""
-    old_ids, new_ids = Tokenizer(old, 1).ids, Tokenizer(new, 1).ids
 
     def move(path: tuple, leaf: Array) -> Array:
         if not leaf_name(path).endswith("embedding"):
             return leaf
-        places = np.array([new_ids[word] for word in old_ids])
-        rows = leaf[np.array(list(old_ids.values()))]
-        return jnp.zeros((len(new_ids), leaf.shape[1]), leaf.dtype).at[places].set(rows)
+        empty = jnp.zeros((len(new) + 2, leaf.shape[1]), leaf.dtype)
+        return move_rows(leaf, old, empty, new)
 
     text = jax.tree_util.tree_map_with_path(move, model.text)
     return replace(model, text=text)

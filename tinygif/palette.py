@@ -7,10 +7,12 @@ All frames share one palette, so that nothing flickers.
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
+from tinygif.codec import nearest
 from tinygif.errors import TinygifError, check_range, expect
+from tinygif.gif import distinct
 from tinygif.known import read_frames
 
 PALETTES = {
@@ -51,22 +53,6 @@ def from_oklab(lab: Float[np.ndarray, "*n 3"]) -> UInt8[np.ndarray, "*n 3"]:
     light = np.clip(light, 0, 1)
     x = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.round(255 * x).astype(np.uint8)
-
-
-def distinct(
-    clips: UInt8[np.ndarray, "*b 3"],
-) -> tuple[Colors, Int[np.ndarray, " m"], Int[np.ndarray, " n"]]:
-    """The colours of some clips; for each pixel the number of its colour; how often each comes."""
-    rgb = clips.reshape(-1, 3).astype(np.uint32)
-    packed = rgb[:, 0] << 16 | rgb[:, 1] << 8 | rgb[:, 2]  # single numbers are sorted faster
-    found, place, counts = np.unique(packed, return_inverse=True, return_counts=True)
-    colors = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1)
-    return colors.astype(np.uint8), place, counts
-
-
-def nearest(x: Float[np.ndarray, "m 3"], centers: Float[np.ndarray, "n 3"]) -> np.ndarray:
-    """For each of x the number of the nearest center."""
-    return ((centers**2).sum(1) - 2 * x @ centers.T).argmin(1)
 
 
 def find_colors(clips: UInt8[np.ndarray, "*b 3"], count: int) -> Colors:

@@ -47,6 +47,14 @@ def place_waves(h: int, w: int, octaves: int) -> Float[np.ndarray, "c {h} {w}"]:
     return np.concatenate(waves).astype(np.float32)
 
 
+def add_waves(x: Float[Array, "f c h w"], octaves: int) -> Float[Array, "f c2 h w"]:
+    """Every image with its `place_waves` as more channels; unchanged for 0 octaves."""
+    if not octaves:
+        return x
+    waves = jnp.asarray(place_waves(*x.shape[2:], octaves), x.dtype)
+    return jax.vmap(lambda image: jnp.concatenate([image, waves]))(x)
+
+
 def bucket(distance: Int[Array, "*n"], buckets: int, max_distance: int) -> Int[Array, "*n"]:
     """T5's bidirectional buckets: half for each sign; near distances exact, far ones in log steps.
 

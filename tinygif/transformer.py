@@ -17,8 +17,8 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Key
 
 from tinygif.attention import Attention, softmax_attention, zeroed
-from tinygif.errors import TinygifError, check_limits, expect
-from tinygif.position import place_waves, rotary
+from tinygif.errors import check_limits, expect
+from tinygif.position import add_waves, rotary
 from tinygif.resnet import ConditionMLP
 from tinygif.text import Condition
 from tinygif.unet import Clip, fold, fold_known, unfold
@@ -241,10 +241,7 @@ class Transformer(eqx.Module):
         k, p, text = self.config.time_patch, self.config.patch, condition.text
         folded = fold(x_t, k, p)
         grid = (len(folded), *folded.shape[2:])
-        if octaves := self.config.place_octaves:
-            waves = jnp.asarray(place_waves(*grid[1:], octaves), x_t.dtype)
-            folded = jax.vmap(lambda image: jnp.concatenate([image, waves]))(folded)
-        x = jax.vmap(self.stem)(to_tokens(folded))
+        x = jax.vmap(self.stem)(to_tokens(add_waves(folded, self.config.place_octaves)))
         if self.known is not None:
             given = fold_known(condition.known, x_t, k, p)
             x = x + jax.vmap(self.known)(to_tokens(given))
@@ -272,8 +269,6 @@ class Transformer(eqx.Module):
         """
         seen, (f, _, h, w), k, p = [], x_t.shape, self.config.time_patch, self.config.patch
         self(x_t, t, condition, seen)
-        if not seen:
-            raise TinygifError("this model does not look at words: train one with --read cross")
         mean = jnp.mean(jnp.stack([a / a.max() for a in seen]), axis=0)
         maps = from_tokens(mean, (f // k, h // p, w // p))
         return jax.image.resize(maps, (f, maps.shape[1], h, w), "nearest")

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key
 
 from tinygif.attention import Attention, over_space, over_time, to_text, words_seen, zeroed
 from tinygif.errors import TinygifError, check_limits, expect
-from tinygif.position import RelativePositionBias, place_waves
+from tinygif.position import RelativePositionBias, add_waves
 from tinygif.resnet import (
     ConditionMLP,
     Conv3x3,
@@ -226,10 +226,7 @@ class UNet3D(eqx.Module):
         if self.config.checkpoint_gradients and seen is None:
             apply = eqx.filter_checkpoint(apply)
 
-        if octaves := self.config.place_octaves:
-            waves = jnp.asarray(place_waves(*x.shape[2:], octaves), x.dtype)
-            x = jax.vmap(lambda image: jnp.concatenate([image, waves]))(x)
-        x, skips = jax.vmap(self.stem)(x), []
+        x, skips = jax.vmap(self.stem)(add_waves(x, self.config.place_octaves)), []
         if self.known is not None:
             x = x + jax.vmap(self.known)(fold_known(condition.known, x_t, k, p))
         for blocks, shrink in zip_longest(self.down, self.shrink):
