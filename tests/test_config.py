@@ -297,7 +297,7 @@ HOSTILE = [
     ("diffusion", "schedule", "sudden"), ("diffusion", "shift", math.inf),
     ("diffusion", "shift", math.nan), ("diffusion", "shift", 1e308),
     ("diffusion", "logit_normal", [1.0]), ("diffusion", "logit_normal", [0.0, math.nan]),
-    ("model", "model", "transformer"), ("model", "model", ["unet"]), ("model", "width", 10**9),
+    ("model", "model", "mamba"), ("model", "model", ["unet"]), ("model", "width", 10**9),
     ("model", "width", [64]), ("model", "width", None), ("model", "multipliers", 3),
     ("model", "multipliers", [1, 10**9]), ("model", "multipliers", [1] * 10**5),
     ("model", "multipliers", [1.0, 2.0]), ("model", "levels", "time"), ("model", "levels", [3]),

@@ -167,7 +167,8 @@ class MovingMNIST:
         draw_digit(clip, stroke, self._path(rng, direction, speed, len(clip), anywhere))
 
     def _path(
-        self, rng: np.random.Generator, direction: str, speed: str, frames: int, anywhere: bool
+        self, rng: np.random.Generator, direction: str, speed: str, frames: int,
+        anywhere: bool = False,
     ) -> Int[np.ndarray, "{frames} 2"]:
         """The (column, row) of a digit's upper left corner in every frame."""
         room, pace = self.config.size - self.images.shape[1], SPEEDS[speed] * self.config.size
