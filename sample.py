@@ -232,6 +232,8 @@ def main(options: Options) -> None:
 
 def load_pipeline(options: Options) -> Pipeline:
     """The pipeline of --checkpoint, with what every --lora has learned."""
+    alone = not options.lora and options.lora_scale
+    expect(not alone, "--lora with --lora-scale", "--lora-scale alone")
     pipeline, scales = tinygif.load(options.checkpoint), options.lora_scale or (1.0,)
     scales = scales * len(options.lora) if len(scales) == 1 else scales
     got = f"{len(options.lora_scale)} for {len(options.lora)} --lora"

@@ -111,6 +111,8 @@ def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
     expect((run.train.steps, run.train.minutes) != (None, None), "--steps or --minutes", "neither")
     config = Config(**{f.name: getattr(run, f.name) for f in dataclasses.fields(Config)})
     config.check()
+    adaptable = run.init is not None or not config.train.lora
+    expect(adaptable, "--init, a model to adapt, with --lora", "none")
     config = replace(config, text=resolve_tower(config.text))
     dataset, held_out, config = open_dataset(config)
     config, codec = open_codec(config, run.init, dataset)
@@ -120,23 +122,32 @@ def new_run(run: Run) -> tuple[TrainState, About, Dataset, Dataset | None]:
         model = build(words)
     else:
         file = find_checkpoint(run.init)
-        model, words, fresh, message = checkpoint.transplant(file, build, words)
+        model, words, message = checkpoint.transplant(file, build, words)
         print(message)
     if codec is not None and run.init is None:
         model = replace(model, codec=codec)
     elif codec is not None:  # the model knows the code that came with it: only the colours are new
         model = eqx.tree_at(lambda m: m.codec.colors, model, codec.colors)
     if config.train.lora:
-        expect(run.init is not None, "--init, a model to adapt, with --lora", "none")
         theirs = checkpoint.read_about(file)
-        expect(not fresh, "a model like that of --init, for --lora", f"others: {', '.join(fresh)}")
-        longest = theirs.config.text.max_tokens
-        expect(config.text.max_tokens == longest, f"--max-tokens {longest}, as --init has, for "
-               "--lora", config.text.max_tokens)  # fmt: skip
-        new = tuple(sorted(set(words) - set(theirs.words)))
+        check_adaptable(config, theirs.config)
+        is_words = config.text.text == "words"
+        new = tuple(sorted(set(words) - set(theirs.words))) if is_words else ()
         config = replace(config, train=replace(config.train, lora_words=new))
         model = adapt(model, About(config, words, 0), key=key)
     return training.init_state(config, model), About(config, words, 0), dataset, held_out
+
+
+def check_adaptable(config: Config, theirs: Config) -> None:
+    """Refuse a run with --lora whose frozen model would not be that of --init, `theirs`."""
+    expect(not config.codec.is_trained_first, "no --codec-steps with --lora",
+           config.codec.codec_steps)  # fmt: skip
+    noise = "schedule", "diffusion_steps", "zero_snr", "shift", "predict"
+    for section, names in (("model", vars(config.model)), ("text", vars(config.text)),
+                           ("diffusion", noise)):  # fmt: skip
+        for name in names:
+            ours, other = (getattr(getattr(c, section), name, None) for c in (config, theirs))
+            expect(ours == other, f"{name} {other}, as --init has it, with --lora", ours)
 
 
 def open_codec(

@@ -138,8 +138,7 @@ def transplanted(saved, words=DATA.words, config=CONFIG):
     """The new model before, with weights taken over, its vocabulary, and what is said."""
     before = random_model(sorted({*words, *DATA.words}), config)
     build = lambda words: random_model(words, config)  # noqa: E731
-    model, vocabulary, _, said = checkpoint.transplant(saved / MODEL, build, list(words))
-    return leaves(before), model, vocabulary, said
+    return leaves(before), *checkpoint.transplant(saved / MODEL, build, list(words))
 
 
 def test_the_same_model_is_taken_over_whole(start, saved):
@@ -186,7 +185,7 @@ def test_a_model_with_little_in_common_is_refused(saved):
 
 
 def test_no_words_stay_none(saved):
-    _, words, *_ = checkpoint.transplant(saved / MODEL, random_model, [])
+    _, words, _ = checkpoint.transplant(saved / MODEL, random_model, [])
     assert words == []
 
 

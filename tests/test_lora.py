@@ -286,8 +286,11 @@ def test_a_run_with_an_adapter_goes_on(runs):
 @pytest.mark.parametrize("words, says", [
     (["--lora", "2", "--steps", "1"], "--init, a model to adapt"),
     (["--lora", "2", "--init", "moving_mnist", "--place-octaves", "2", "--steps", "1"],
-     "model.stem.weight"),
-    (["--lora", "2", "--init", "moving_mnist", "--max-tokens", "30", "--steps", "1"], "tokens 24"),
+     "place_octaves 0, as --init has it, with --lora"),
+    (["--lora", "2", "--init", "moving_mnist", "--predict", "eps", "--steps", "1"], "predict x0"),
+    (["--lora", "2", "--init", "moving_mnist", "--text-depth", "1", "--steps", "1"], "depth 2"),
+    (["--lora", "2", "--init", "moving_mnist", "--max-tokens", "30", "--steps", "1"],
+     "max_tokens 24"),
     (["--lora", "-1", "--steps", "1"], "lora from 0"),
 ])  # fmt: skip
 def test_mistakes_are_sentences(tmp_path, capsys, words, says):

@@ -203,7 +203,7 @@ def test_one_part_may_become_several_and_the_other_way_round(tmp_path, old, new)
     path, trained = tmp_path / "model.safetensors", model(old)
     checkpoint.write(path, trained, About(old, DATA.words, 0))
     make = lambda words: model(new, seed=1)  # noqa: E731
-    started, _, _, message = checkpoint.transplant(path, make, DATA.words)
+    started, _, message = checkpoint.transplant(path, make, DATA.words)
     theirs, ours = (
         {checkpoint.plain(name): leaf for name, leaf in checkpoint.named(m).items()}
         for m in (trained, started)

@@ -290,15 +290,13 @@ def move_rows(
 
 def transplant(
     path: Path, model: Callable[[list[str]], TextToGif], words: list[str]
-) -> tuple[TextToGif, list[str], list[str], str]:
-    """A new model that starts from the averaged weights of `path`, and its vocabulary.
-
-    Also the names of the arrays that are new, and a message that says what was copied.
+) -> tuple[TextToGif, list[str], str]:
+    """A new model that starts from the averaged weights of `path`; its vocabulary; a message.
 
     `model(words)` makes the new model for a vocabulary. An array is copied where name and shape
     agree. The vocabulary joins that of `path` and `words`; words that are new keep random rows. For
     a model without captions `words` is empty, and so is the vocabulary. A model for several parts
-    may start from a model for one, and the other way round.
+    may start from a model for one, and the other way round. The message says what was copied.
     """
     old, about = load_model(path)
     vocabulary = sorted({*words, *about.words}) if words else []
@@ -327,4 +325,4 @@ def transplant(
             "flags such as --width, so that the checkpoint decides"
         )
     message = f"from {path} {kept} of {total} arrays; new: {new_words} words"
-    return new_model, vocabulary, fresh, ", ".join([message, *fresh])
+    return new_model, vocabulary, ", ".join([message, *fresh])

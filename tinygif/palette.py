@@ -141,7 +141,7 @@ def read_palette(name: str) -> Colors | int:
     """
     if name in PALETTES:
         return parse_hex(PALETTES[name].split(), name)
-    if name.lstrip("-").isdigit():
+    if name.removeprefix("-").isdecimal():
         expect(2 <= int(name) <= MOST, f"2 to {MOST} colours", name)
         return int(name)
     path = Path(name)
@@ -156,7 +156,7 @@ def read_palette(name: str) -> Colors | int:
     if path.suffix.lower() == ".hex":
         return parse_hex([line.strip() for line in lines if line.strip()], name)
     rows = [line.split()[:3] for line in lines if line.strip()[:1].isdigit()]
-    right = all(len(row) == 3 and all(v.isdigit() and int(v) < 256 for v in row) for row in rows)
+    right = all(len(row) == 3 and all(v.isdecimal() and int(v) < 256 for v in row) for row in rows)
     expect(right and 1 <= len(rows) <= MOST, f"1 to {MOST} lines of three numbers in {name}", rows)
     return np.array(rows).astype(np.uint8)
 
