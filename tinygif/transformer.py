@@ -3,8 +3,9 @@
 A token is a box of pixels: `patch` x `patch` of them in `time_patch` frames. Every token attends to
 all others, or in turn to those of its frame and of its place. A block knows the noise level and the
 prompt by adaLN-zero (DiT, Peebles and Xie 2023, section 3.2): they scale and shift what it reads,
-and a gate that starts at zero scales what it adds. Queries and keys have length 1 before they are
-compared (QK-norm, Dehghani et al. 2023) and are turned by their frame, row and column (3-D rotary).
+and a gate that starts at zero scales what it adds. Queries and keys are brought to the same length
+before they are compared (QK-norm, Dehghani et al. 2023), and are turned by their frame, row and
+column (3-D rotary).
 """
 
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class TransformerConfig:
         fold: pixels of a clip that the codec makes one, in height and in width.
         """
         check_limits(self, self.LIMITS)
-        what = f"a width that is a multiple of 6 or more pairs for each of {self.heads} heads"
+        what = f"a width that is a multiple of {2 * self.heads}, at least 6 for each head,"
         fits = self.width % (2 * self.heads) == 0 and self.width // self.heads >= 6
         expect(fits, what, self.width)
         alone = self.attend == "full" or self.read == "cross"

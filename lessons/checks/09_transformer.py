@@ -12,21 +12,18 @@ def check(exercise) -> None:
         rows = np.asarray(exercise.boxes(clip.copy(), k, p))
         wanted = (f // k * (h // p) * (w // p), k * c * p * p)
         assert rows.shape == wanted, f"{case}: expected shape {wanted}, got {rows.shape}"
-        first = clip[:k, :, :p, :p]
-        assert set(rows[0]) == set(first.ravel()), (
-            f"{case}: expected row 0 to hold the pixels of the first box, {first.ravel()[:6]}..., "
-            f"got {rows[0][:6]}...: a plain reshape cuts rows of the image, not boxes")
-        assert np.array_equal(rows[0], first.ravel()), (
-            f"{case}: row 0 has the right pixels in another order: frames first, then channels, "
-            "rows, columns")
-        if w > p:
-            second = clip[:k, :, :p, p : 2 * p].ravel()
-            assert np.array_equal(rows[1], second), (
-                f"{case}: expected row 1 to be the box to the right of the first, "
-                f"{second[:4]}..., got {rows[1][:4]}...")
-        last = clip[-k:, :, -p:, -p:].ravel()
-        assert np.array_equal(rows[-1], last), (
-            f"{case}: expected the last row to be the last box, got {rows[-1][:4]}...")
+        cut = np.array_equal(rows, clip.reshape(wanted))
+        whole = wanted[0] == 1 or wanted[1] == 1  # then a plain reshape may be right
+        assert whole or not cut, f"{case}: a plain reshape cuts rows of the image, not boxes"
+        places = [(i, y, x) for i in range(0, f, k) for y in range(0, h, p) for x in range(0, w, p)]
+        for number, (row, (i, y, x)) in enumerate(zip(rows, places)):
+            box = clip[i : i + k, :, y : y + p, x : x + p].ravel()
+            assert set(row) == set(box), (
+                f"{case}: expected row {number} to be the box of frame {i}, row {y}, column {x}, "
+                f"{box[:4]}..., got {row[:4]}...")
+            assert np.array_equal(row, box), (
+                f"{case}: row {number} has the right pixels in another order: frames first, then "
+                "channels, rows, columns")
         back = np.asarray(exercise.clip_of(rows.copy(), shape, k, p))
         assert back.shape == shape and np.array_equal(back, clip), (
             f"clip_of(boxes(clip), {shape}, k={k}, p={p}): expected the clip itself")
