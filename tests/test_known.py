@@ -330,6 +330,10 @@ def test_later_windows_may_have_sentences_of_their_own(knowing, monkeypatch):
         asked.clear()
         clips = animate(knowing, pair, start=clip, frames=frames, then=then)
         assert clips.shape[1] == frames and asked == [[prompt] * 2 for prompt in wanted]
+    asked.clear()
+    with pytest.raises(TinygifError, match="'zebra'"):
+        animate(knowing, pair, frames=10, then=("a zebra",))
+    assert asked == []  # before anything is drawn
     with pytest.raises(TinygifError, match="more --frames than one clip, for --then"):
         animate(knowing, pair, then=("a 3",))
     with pytest.raises(TinygifError, match="last frame within one clip"):

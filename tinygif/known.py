@@ -147,6 +147,8 @@ def animate(
     """
     window, pictures = pipeline.config.data.frames, pictures or {}
     expect(start is None or not pictures, "pictures, or a clip to go on from", "both")
+    if then:
+        pipeline.reader.batch(list(then))  # refuses an unknown word now, not windows later
     check_range("resample", resample, 1)
     if start is not None:
         clips = np.repeat(start[None], len(prompts), axis=0)
@@ -226,8 +228,8 @@ def lengthen(
         blank = np.zeros((len(clips), window - shown, *clips.shape[2:]), np.uint8)
         known = know(pipeline, np.concatenate([last, blank], 1), np.arange(window) < shown)
         choices = dict(options, known=known, resample=resample, seed=(seed + number) % 2**32)
-        now = prompts[min(number, len(prompts)) - 1]
-        new = pipeline(now, **choices | {"loop": False}).array[:, shown:]
+        wanted = prompts[min(number, len(prompts)) - 1]
+        new = pipeline(wanted, **choices | {"loop": False}).array[:, shown:]
         parts.append(new)
         total += new.shape[1]
         last = np.concatenate([last, new], axis=1)[:, -max(1, window // 2) :]
