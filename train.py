@@ -27,13 +27,11 @@ import numpy as np
 import tyro
 
 from tinygif import checkpoint, files, optimizer, training
-from tinygif.autoencoder import FOLDS, Autoencoder
 from tinygif.checkpoint import CODEC, MODEL, STATE, About
-from tinygif.codec import FITTED, Pixels
-from tinygif.codec_training import train_codec
+from tinygif.codec_training import open_codec, train_codec
 from tinygif.config import MODELS, PRESETS, Config, named_keys
 from tinygif.data import Dataset, Slice, prefetch, read_batch, slice_at
-from tinygif.datasets import open_dataset, preset_for
+from tinygif.datasets import in_codes, open_dataset, preset_for
 from tinygif.errors import TinygifError, expect, run_command
 from tinygif.gif import write_gif
 from tinygif.log import Log
@@ -43,8 +41,6 @@ from tinygif.towers import resolve_tower
 from tinygif.training import Batch, TrainState
 
 LOG_EVERY, HELD_OUT_EVERY, HELD_OUT_CLIPS = 10, 100, 32
-FITTED_CLIPS = 2000
-"""Palette and tiles are fitted to one frame of so many clips."""
 RESUME_FLAGS = ("--resume", "--out", "--steps", "--minutes")
 
 
@@ -150,32 +146,6 @@ def check_adaptable(config: Config, theirs: Config) -> None:
             expect(ours == other, f"{name} {other}, as --init has it, with --lora", ours)
 
 
-def open_codec(
-    config: Config, init: str | None, dataset: Dataset
-) -> tuple[Config, Autoencoder | Pixels | None]:
-    """The codec of the run that --codec names, and the config with its settings; else None."""
-    name = config.codec.codec
-    if init is not None:
-        theirs = checkpoint.read_about(find_checkpoint(init)).config.codec.codec
-        expect(name == theirs, f"the codec of {init}, {theirs}, with --init", name)
-    if name in FITTED:
-        got = f"{config.data.channels}: add --channels 3, or --codec pixels"
-        expect(config.data.channels == 3, f"3 channels for --codec {name}", got)
-        clips, _ = read_batch(dataset, 0, Slice(0, FITTED_CLIPS, 1))
-        return config, FITTED[name](clips)
-    if name in FOLDS:
-        untrained = name == "autoencoder" and config.codec.codec_steps == 0 and init is None
-        expect(not untrained, "--codec-steps of at least 1 for a new autoencoder", 0)
-        return config, None
-    model, about = checkpoint.load_model(find_checkpoint(name))
-    theirs, channels = about.config.codec, about.config.data.channels
-    what = f"a codec for {config.data.channels} channels, as the clips have"
-    expect(channels == config.data.channels, what, f"{name}, which has {channels}")
-    config = replace(config, codec=replace(theirs, codec_steps=0))
-    config.check()
-    return config, model.codec
-
-
 def resumed_run(run: Run, folder: Path) -> tuple[TrainState, About, Dataset, Dataset | None]:
     """The same for a run that goes on, with another length if --steps or --minutes is given."""
     if (folder / STATE).exists():
@@ -276,6 +246,8 @@ def train_both(
           f"{device}", flush=True)  # fmt: skip
     if about.config.codec.is_trained_first and not (folder / STATE).exists():
         state = train_codec(folder, state, about, dataset)
+    codec = state.model.codec
+    dataset, held_out = (part and in_codes(part, codec) for part in (dataset, held_out))
     train(folder, state, about, dataset, held_out)
 
 

@@ -20,7 +20,6 @@ from tinygif.autoencoder import (
     Autoencoder,
     CodecConfig,
     center,
-    normalize,
     reconstruction_loss,
 )
 from tinygif.checkpoint import CODEC, MODEL, STATE
@@ -29,6 +28,7 @@ from tinygif.config import Config, from_dict
 from tinygif.data import Slice, read_batch
 from tinygif.errors import TinygifError
 from tinygif.gif import read_gif
+from tinygif.latents import normalize
 
 LEARNED = replace(
     CONFIG, codec=CodecConfig("autoencoder", codec_steps=12, codec_width=8, latent_channels=3),

@@ -1,4 +1,4 @@
-"""Training the autoencoder, before the model and by the same jitted step. Lesson 16."""
+"""The codec of a run: opened, or trained before the model by the same jitted step. Lesson 16."""
 
 import itertools
 import math
@@ -11,14 +11,86 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from tinygif import training
-from tinygif.autoencoder import Autoencoder, center, normalize, reconstruction_loss
-from tinygif.checkpoint import CODEC, About, model_template, read, read_about, write
+from tinygif.autoencoder import FOLDS, Autoencoder, CodecConfig, center, reconstruction_loss
+from tinygif.checkpoint import CODEC, About, load_model, model_template, read, read_about, write
+from tinygif.codec import FITTED, Pixels
 from tinygif.config import Config, TrainConfig, named_keys
 from tinygif.data import Dataset, Slice, prefetch, read_batch
+from tinygif.errors import expect
 from tinygif.gif import grid, write_gif
+from tinygif.hub import fetch_model
+from tinygif.latents import FrameCodec, normalize
 from tinygif.log import Log
+from tinygif.pipeline import find_checkpoint
 from tinygif.schedule import Schedule
+from tinygif.taesd import HUB, TAESD, WEIGHTS
+from tinygif.towers.pretrained import load_weights
 from tinygif.training import Batch, TrainState, copy_arrays, init_state
+
+FITTED_CLIPS, MEASURED_CLIPS = 2000, 256
+"""Palette and tiles are fitted to one frame of so many clips; the deviation of a code that comes
+from elsewhere is measured in fewer."""
+
+
+# ---- opened ----------------------------------------------------------------------------------
+
+
+def open_codec(
+    config: Config, init: str | None, dataset: Dataset
+) -> tuple[Config, Pixels | FrameCodec | None]:
+    """The codec of the run that --codec names, and the config with its settings; else None."""
+    name, channels = config.codec.codec, config.data.channels
+    if init is not None:
+        theirs = read_about(find_checkpoint(init)).config.codec.codec
+        expect(name == theirs, f"the codec of {init}, {theirs}, with --init", name)
+    if name in FITTED:
+        got = f"{channels}: add --channels 3, or --codec pixels"
+        expect(channels == 3, f"3 channels for --codec {name}", got)
+        clips, _ = read_batch(dataset, 0, Slice(0, FITTED_CLIPS, 1))
+        return config, FITTED[name](clips)
+    if weights := find_taesd(name, init):
+        codec, codec_config = load_taesd(weights, channels), CodecConfig("taesd", codec_steps=0)
+    elif name in FOLDS:
+        untrained = name == "autoencoder" and config.codec.codec_steps == 0 and init is None
+        expect(not untrained, "--codec-steps of at least 1 for a new autoencoder", 0)
+        return config, None
+    else:
+        model, about = load_model(find_checkpoint(name))
+        codec, codec_config = model.codec, replace(about.config.codec, codec_steps=0)
+        theirs = about.config.data.channels
+        what = f"a codec for {channels} channels, as the clips have"
+        expect(channels == theirs, what, f"{name}, which has {theirs}")
+    config = replace(config, codec=codec_config)
+    config.check()
+    if isinstance(codec, FrameCodec):  # it was made for other clips: these, too, get deviation 1
+        clips, _ = read_batch(dataset, 0, Slice(0, MEASURED_CLIPS, 1))
+        codec = normalize(codec, clips)
+    return config, codec
+
+
+def find_taesd(name: str, init: str | None) -> Path | None:
+    """The weights of the TAESD that --codec names, if it does; downloaded if they must be."""
+    if name == "taesd" and init is None:
+        return fetch_model(HUB, "main", [WEIGHTS])
+    path = Path(name)
+    is_weights = path.suffix == ".safetensors" and path.name.startswith(("taesd", "diffusion_"))
+    return path if is_weights or (path / WEIGHTS).is_file() else None
+
+
+def load_taesd(path: Path, channels: int) -> TAESD:
+    """The codec with the weights of a file in the hub's layout, or of a folder with one.
+
+    Raises TinygifError if names or shapes are not those of TAESD.
+    """
+    codec = TAESD(channels, key=jax.random.key(0))
+    parts = {"encoder": codec.encoder, "decoder": codec.decoder}
+    names = {part: f"{part}.layers" for part in parts}
+    loaded = load_weights(parts, path / WEIGHTS if path.is_dir() else path, names, "$.")
+    layers = loaded["encoder"], loaded["decoder"]
+    return eqx.tree_at(lambda c: (c.encoder, c.decoder), codec, layers)
+
+
+# ---- an autoencoder of its own ---------------------------------------------------------------
 
 
 def codec_config(config: Config) -> Config:

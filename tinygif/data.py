@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float16, UInt8
 
 COLORS = {
     "white": (255, 255, 255),
@@ -99,8 +99,8 @@ def slice_at(
 
 def read_batch(
     dataset: Dataset, seed: int, where: Slice
-) -> tuple[UInt8[np.ndarray, "b f h w c"], list[str | None]]:
-    """The clips and captions of a part of the stream."""
+) -> tuple[UInt8[np.ndarray, "b f h w c"] | Float16[np.ndarray, "b f z y x"], list[str | None]]:
+    """The clips, or their codes, and the captions of a part of the stream."""
     positions = range(where.start, where.start + where.size)
     indices = [index_at(dataset.size, seed, position) for position in positions]
     clips, captions = zip(*(dataset.example(index, where.frames) for index in indices))

@@ -1,5 +1,6 @@
 """The data set that a config names: digits, shapes, sprites, or a folder's clips. Lesson 14."""
 
+import copy
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from tinygif.clips import ClipFolder, Settings, is_prepared, prepare_clips, read_report
+from tinygif.codec import Pixels
 from tinygif.config import PRESETS, Config, DataConfig
 from tinygif.data import Dataset
 from tinygif.errors import TinygifError, expect
+from tinygif.latents import FrameCodec
 from tinygif.moving_mnist import MovingMNIST
 from tinygif.shapes import Shapes
 from tinygif.sprites import Sprites
@@ -138,6 +141,24 @@ class WithImages:
     def captions(self) -> list[str]:
         """Every caption of both."""
         return [*self.clips.captions, *self.images.captions]
+
+
+def in_codes(dataset: Dataset, codec: Pixels | FrameCodec) -> Dataset:
+    """The data set with codes in place of clips, if its clips are files and the codec is learned.
+
+    Clips that are drawn never repeat: their codes are computed in the training step.
+    """
+    if not isinstance(codec, FrameCodec):
+        return dataset
+    if isinstance(dataset, ClipFolder):
+        return dataset.in_codes(codec)
+    if isinstance(dataset, WithImages) and isinstance(dataset.clips, ClipFolder):
+        parts, coded = [part.in_codes(codec) for part in (dataset.clips, dataset.images)], None
+        if all(part.codes for part in parts):  # a batch cannot hold both clips and codes
+            coded = copy.copy(dataset)
+            coded.clips, coded.images = parts
+        return coded or dataset
+    return dataset
 
 
 def open_images(config: Config) -> ClipFolder:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -71,16 +72,16 @@ def find_model(name: str, revision: str | None = None) -> Model:
     return Model(folder, str(folder), digest, digest)
 
 
-def missing_files(folder: Path) -> list[str]:
-    """The names in MODEL_FILES that a folder does not have as files."""
-    return [file for file in MODEL_FILES if not (folder / file).is_file()]
+def missing_files(folder: Path, files: Iterable[str] = MODEL_FILES) -> list[str]:
+    """The names that a folder does not have as files."""
+    return [file for file in files if not (folder / file).is_file()]
 
 
 # ---- the hub ---------------------------------------------------------------------------------
 
 
-def fetch_model(name: str, revision: str) -> Path:
-    """The folder of a hub model, from the hub's cache if it is there, else downloaded.
+def fetch_model(name: str, revision: str, files: Iterable[str] = MODEL_FILES) -> Path:
+    """The folder with these files of a hub model: the hub's cache if it has them, else a download.
 
     Raises TinygifError, which says how to get the model, if the hub cannot be reached.
     """
@@ -97,14 +98,14 @@ def fetch_model(name: str, revision: str) -> Path:
     # the hub's client reads the file that a revision names in its cache, wherever it leads
     is_name = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision) is not None
     expect(is_name, f"a commit or branch of {name}", repr(revision[:200]))
-    get = partial(snapshot_download, name, revision=revision, allow_patterns=list(MODEL_FILES))
+    get = partial(snapshot_download, name, revision=revision, allow_patterns=list(files))
     try:
         folder = Path(get(local_files_only=True))
-        if not missing_files(folder):
+        if not missing_files(folder, files):
             return folder
     except (OSError, ValueError):
         pass  # the cache has nothing of it
-    wanted = f"{', '.join(MODEL_FILES)} of {name} (revision {revision})"
+    wanted = f"{', '.join(files)} of {name} (revision {revision})"
     answered = False
     try:
         # one question with a time-out first: a download tries a silent hub for half a minute
@@ -118,10 +119,10 @@ def fetch_model(name: str, revision: str) -> Path:
         raise TinygifError(
             f"expected {wanted}, got nothing in {constants.HF_HUB_CACHE} and no connection to "
             f"{constants.ENDPOINT}. On a connected machine: hf download {name} "
-            f"{' '.join(MODEL_FILES)} --revision {revision}; then copy it from that cache to the "
-            "one here. Or train with --text words."
+            f"{' '.join(files)} --revision {revision}; then copy it from that cache to the one "
+            "here. Or train with --text words and --codec pixels."
         ) from error
-    missing = ", ".join(missing_files(folder))
+    missing = ", ".join(missing_files(folder, files))
     advice = "name a --text-revision that has all of them, or a folder"
     expect(not missing, wanted, f"no {missing}: {advice}")
     return folder

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Float16, Int, Key, PyTree, UInt8
 
 from tinygif import diffusion, files
 from tinygif.checkpoint import (
@@ -36,6 +36,9 @@ from tinygif.optimizer import average, learning_rate_at, make_optimizer
 from tinygif.schedule import Schedule
 from tinygif.text import KnownFrames, Prompt, TextToGif, hide
 
+Clip = UInt8[Array, "f h w c"] | Float16[Array, "f z y x"]
+Clips = UInt8[Array, "b f h w c"] | Float16[Array, "b f z y x"]
+
 
 class TrainState(eqx.Module):
     """Everything that training changes. Saved and loaded, a run continues to the same bits.
@@ -53,9 +56,12 @@ class TrainState(eqx.Module):
 
 
 class Batch(NamedTuple):
-    """What a step trains on, and the progress of the run: 0 at its start, 1 at its end."""
+    """What a step trains on, and the progress of the run: 0 at its start, 1 at its end.
 
-    clips: UInt8[Array | np.ndarray, "b f h w c"]
+    In place of clips it may hold codes that were computed beforehand.
+    """
+
+    clips: UInt8[Array | np.ndarray, "b f h w c"] | Float16[Array | np.ndarray, "b f z y x"]
     prompts: PyTree
     progress: Float[Array | np.ndarray, ""]
 
@@ -140,8 +146,15 @@ def predict_loss(
     )  # fmt: skip
 
 
+def code(codec: eqx.Module, clip: Clip) -> Float[Array, "f z y x"]:
+    """The x0 of a clip: of pixels by the codec; what is a code already stays one, in float32."""
+    if clip.dtype == jnp.float16:
+        return clip.astype(jnp.float32)
+    return jax.lax.stop_gradient(codec.encode(clip))
+
+
 def example_loss(
-    model: TextToGif | Adapted, schedule: Schedule, config: Config, clip: UInt8[Array, "f h w c"],
+    model: TextToGif | Adapted, schedule: Schedule, config: Config, clip: Clip,
     prompt: Prompt, index: Int[Array, ""], key: Key[Array, ""],
 ) -> Float[Array, ""]:  # fmt: skip
     """The loss of one clip at a random step t; with probability `drop_text` without its caption.
@@ -159,7 +172,7 @@ def example_loss(
     share = (start + index.astype(jnp.float32) / config.train.batch_size) % 1.0
     t = pick_step(share, schedule.T, config.diffusion.logit_normal)
 
-    x0 = jax.lax.stop_gradient(model.codec.encode(clip))
+    x0 = code(model.codec, clip)
     if circle := config.data.loops and len(clip) == config.data.frames:
         x0 = jnp.roll(x0, jax.random.randint(roll_key, (), 0, len(x0)), axis=0)
     eps = jax.random.normal(eps_key, x0.shape)
@@ -190,7 +203,7 @@ def random_frames(key: Key[Array, ""], frames: int, share: float) -> Bool[Array,
 
 
 def batch_loss(
-    model: eqx.Module, schedule: Schedule, config: Config, clips: UInt8[Array, "b f h w c"],
+    model: eqx.Module, schedule: Schedule, config: Config, clips: Clips,
     prompts: PyTree, indices: Int[Array, " b"], key: Key[Array, ""], loss: Callable = example_loss,
 ) -> Float[Array, ""]:  # fmt: skip
     """The mean loss of the examples; the only place where the step adds a batch axis."""
@@ -199,7 +212,7 @@ def batch_loss(
 
 
 def gradients(
-    model: eqx.Module, schedule: Schedule, config: Config, clips: UInt8[Array, "b f h w c"],
+    model: eqx.Module, schedule: Schedule, config: Config, clips: Clips,
     prompts: PyTree, key: Key[Array, ""], loss: Callable = example_loss,
 ) -> tuple[Float[Array, ""], PyTree]:  # fmt: skip
     """Loss and gradients of a batch, in `accumulate` parts one after another.
@@ -219,7 +232,7 @@ def gradients(
 
 @eqx.filter_jit
 def held_out_loss(
-    model: TextToGif, schedule: Schedule, config: DiffusionConfig, clips: UInt8[Array, "b f h w c"],
+    model: TextToGif, schedule: Schedule, config: DiffusionConfig, clips: Clips,
     prompts: PyTree, key: Key[Array, ""],
 ) -> Float[Array, ""]:  # fmt: skip
     """The loss of clips that are never trained on, each at a noise level of its own.
@@ -227,7 +240,7 @@ def held_out_loss(
     The levels are spread evenly; with the same key the noise is the same, too.
     """
     t = jnp.asarray(np.linspace(1, schedule.T, len(clips)).round(), jnp.int32)
-    x0 = jax.vmap(model.codec.encode)(clips)
+    x0 = jax.vmap(lambda clip: code(model.codec, clip))(clips)
     eps = jax.random.normal(key, x0.shape)
     one = lambda *example: predict_loss(model, schedule, config, *example)  # noqa: E731
     return jnp.mean(jax.vmap(one)(x0, prompts, t, eps))

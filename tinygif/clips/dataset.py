@@ -1,5 +1,6 @@
 """The clips of a prepared folder as a data set, and what it looks like. Lesson 14."""
 
+import copy
 import itertools
 import re
 from collections import Counter
@@ -7,13 +8,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float16, UInt8
 
 from tinygif import gif
+from tinygif.clips.codes import in_channels, map_codes
 from tinygif.clips.prepare import map_clips, read_report, read_rows
 from tinygif.config import DataConfig
-from tinygif.data import GRAY
 from tinygif.errors import TinygifError, expect
+from tinygif.latents import FrameCodec
 from tinygif.text import split
 
 MIRROR = {"left": "right", "right": "left"}
@@ -48,7 +50,7 @@ class ClipFolder:
                 "--size and --frames out, or prepare it again with them"
             )
         self.folder, self.config = folder, replace(config, dataset=str(folder.resolve()))
-        self.array, self.rows = map_clips(folder), read_rows(folder)
+        self.array, self.rows, self.codes = map_clips(folder), read_rows(folder), ()
         names = [row["name"] for row in self.rows if not row["captions"]]
         if names and not config.unconditional:
             raise TinygifError(
@@ -77,27 +79,41 @@ class ClipFolder:
             self.cut_captions += sum(len(words) > max_tokens for words in lists)
             self.texts[i] = [" ".join(words[:max_tokens]) or None for words in lists]
 
+    def in_codes(self, codec: FrameCodec) -> "ClipFolder":
+        """The same data set, whose clips are codes, computed once and kept in the folder.
+
+        A folder that cannot be written to stays as it is: the training step then encodes its clips.
+        """
+        sides = (False, True) if self.config.flip else (False,)
+        coded, codes = copy.copy(self), [map_codes(self.folder, codec, side) for side in sides]
+        coded.codes = () if any(array is None for array in codes) else tuple(codes)
+        return coded
+
     def __getitem__(self, index: int) -> tuple[UInt8[np.ndarray, "f h w c"], str | None]:
         return self.example(index, self.config.frames)
 
     def example(
         self, index: int, frames: int
-    ) -> tuple[UInt8[np.ndarray, "{frames} h w c"], str | None]:
+    ) -> tuple[
+        UInt8[np.ndarray, "{frames} h w c"] | Float16[np.ndarray, "{frames} z y x"], str | None
+    ]:
         """`frames` frames of a clip, from a random start, and one of its captions."""
         epoch, place = divmod(index, self.size)
         number = int(self.numbers[place])
         rng = np.random.default_rng([number, epoch])
         start = rng.integers(self.config.frames - frames + 1)
-        clip, caption = self.array[number, start : start + frames], None
+        caption, is_mirrored = None, self.config.flip and rng.random() < 0.5
         if self.texts:
             texts = self.texts[number]
             turns = np.random.default_rng([number, epoch // len(texts)]).permutation(len(texts))
             caption = texts[turns[epoch % len(texts)]]
-        if self.config.channels == 1:
-            clip = np.round(clip @ GRAY)[..., None].astype(np.uint8)
-        if self.config.flip and rng.random() < 0.5:
-            clip, caption = clip[:, :, ::-1], mirrored(caption)
-        return np.ascontiguousarray(clip), caption
+        if is_mirrored:
+            caption = mirrored(caption)
+        shown = slice(start, start + frames)
+        if self.codes:
+            return np.array(self.codes[int(is_mirrored)][number, shown]), caption
+        clip = in_channels(self.array[number, shown], self.config.channels)
+        return np.ascontiguousarray(clip[:, :, ::-1] if is_mirrored else clip), caption
 
     @property
     def captions(self) -> list[str]:
