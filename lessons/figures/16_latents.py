@@ -10,11 +10,12 @@ import numpy as np
 from einops import rearrange
 
 from tinygif import training
-from tinygif.autoencoder import EDGE, NOISE, Autoencoder, CodecConfig, center, normalize
+from tinygif.autoencoder import EDGE, NOISE, Autoencoder, CodecConfig, center
 from tinygif.codec_training import codec_config
 from tinygif.config import PRESETS, DataConfig
 from tinygif.data import Slice, read_batch
 from tinygif.gif import grid, write_gif
+from tinygif.latents import normalize
 from tinygif.moving_mnist import MovingMNIST
 
 SLOW = True

@@ -1,4 +1,4 @@
-"""The codes of a prepared folder's clips, computed once and kept beside them. Lesson 16.
+"""The codes of a prepared folder's clips, computed once and kept beside them. Lesson 14.
 
 So a training step never runs the encoder, which for large clips costs more than the model.
 """
