@@ -271,7 +271,8 @@ def fold_known(
     """Known frames and their mask, folded like a clip; zeros if none is known."""
     if known is None:
         known = KnownFrames(jnp.zeros_like(like), jnp.zeros(len(like), bool))
-    frames = fold(jnp.where(known.mask[:, None, None, None], known.frames, 0), k, p)
+    nothing = jnp.zeros_like(known.frames)
+    frames = fold(jnp.where(known.mask[:, None, None, None], known.frames, nothing), k, p)
     mask = rearrange(known.mask, "(f k) -> f k 1 1", k=k).astype(frames.dtype)
     mask = jnp.broadcast_to(mask, (len(frames), k, *frames.shape[2:]))
     return jnp.concatenate([frames, mask], axis=1)
