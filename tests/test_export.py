@@ -258,14 +258,16 @@ def test_a_visitor(opened, tmp_path):
         with pytest.raises(TinygifError) as error:
             pipe.encode_prompts([prompt.strip()])
         page.fill("#prompt", prompt)
+        page.evaluate("document.title = ''")
         page.click("#draw")
         wait(page)
         assert page.title() == "failed" and page.text_content("#message") == str(error.value)
     page.fill("#prompt", "a 7 moving lefft")
+    page.evaluate("document.title = ''")
     page.click("#near button")
-    page.wait_for_function("document.title === 'drawing'")
     wait(page)
     assert page.title() == "done" and page.input_value("#prompt") == "a 7 moving left"
+    page.evaluate("document.querySelector('details').open = true; document.title = ''")
     page.fill("#steps", "0")
     page.click("#draw")
     wait(page)

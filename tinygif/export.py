@@ -96,7 +96,7 @@ def networks(pipeline: Pipeline) -> dict[str, tuple[Callable, dict[str, Any], tu
     """
     config, codec = pipeline.config, pipeline.model.codec
     ids = pipeline.reader.batch([None])[0]
-    text = pipeline.encode_prompts([None, None])
+    text = pipeline.encode_prompts([None, None], config.text.parts)
     shape = codec.shape(config.data.frames, config.data.size)
     reader, model = plain(pipeline.model.text), plain(pipeline.model.model)
     clip = jax.ShapeDtypeStruct(shape, np.float32)
@@ -270,9 +270,9 @@ def export_page(pipeline: Pipeline, name: str, out: Path, runtime: Path | None =
     """
     tower = pipeline.config.text.text
     what = "a model with a text encoder of its own (--text words) for a page"
-    expect(tower == "words", what, f"the tower {tower}, which is too large for a browser")
-    ours = {"runtime", "settings.json", *(path.name for path in PAGE.iterdir()),
-            *(f"{network}.onnx" for network in ("text", "model", "decoder", "encoder"))}  # fmt: skip
+    expect(tower == "words", what, f"the tower {tower}, too large for a browser")
+    files = [f"{network}.onnx" for network in ("text", "model", "decoder", "encoder")]
+    ours = {"runtime", "settings.json", *files, *(path.name for path in PAGE.iterdir())}
     found = [path.name for path in out.iterdir()] if out.is_dir() else []
     strange = sorted(set(found) - ours)
     expect(not strange, "a new folder, or an earlier page", f"{out} with {', '.join(strange[:3])}")
