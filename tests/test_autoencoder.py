@@ -199,7 +199,7 @@ def test_another_run_takes_the_codec_as_it_is(run, tmp_path):
 
 @pytest.mark.parametrize(("words", "says"), [
     (["--codec", "autoencoder", "--codec-steps", 0], "--codec-steps of at least 1 for a new"),
-    (["--codec", "none/such"], "no checkpoint at none/such"),
+    (["--codec", "/none/such"], "no checkpoint at /none/such"),
     (["--init", "moving_mnist", "--codec", "autoencoder"], "the codec of moving_mnist, pixels"),
 ])  # fmt: skip
 def test_a_codec_that_would_not_be_trained_is_refused(words, says, tmp_path, capsys):

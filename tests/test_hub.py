@@ -1,23 +1,32 @@
 """hub.py: a model is the one that was asked for, or a sentence says what is wrong. Lesson 10."""
 
+import base64
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import socket
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny
 import towers
 from huggingface_hub.utils.sha import git_hash
 
-from tinygif import hub
+import tinygif
+from tinygif import checkpoint, hub
+from tinygif.checkpoint import MODEL
 from tinygif.config import TextConfig
 from tinygif.errors import TinygifError
+from tinygif.gif import write_gif
 from tinygif.hub import KNOWN_MODELS, MODEL_FILES, PINNED, find_model
+from tinygif.publish import Push, command_of, push
 from tinygif.towers.embeddings import Embeddings, resolve_tower
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -276,3 +285,142 @@ def test_a_revision_leads_to_no_file_outside_of_the_cache(tmp_path, monkeypatch,
     revision = revision.replace("SECRET", str(tmp_path / "secret"))
     with pytest.raises(TinygifError, match="expected a commit or branch of some/one, got"):
         find_model("some/one", revision)
+
+
+# ---- our own models --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run's folder, as train.py writes it."""
+    folder = tmp_path_factory.mktemp("mine")
+    for part in ("metrics", "samples"):
+        (folder / part).mkdir()
+    checkpoint.write(folder / MODEL, tiny.state().ema, tiny.ABOUT._replace(step=1200))
+    write_gif(folder / "samples" / "000020.gif", np.zeros((4, 16, 16, 1), np.uint8))
+    (folder / "log.jsonl").write_text('{"step": 1200, "seconds": 600.0, "tflop": 12.0}\n')
+    row = {"n": 8, "digit": {"percent": 75.0, "low": 40.9, "high": 92.9}}
+    metrics = json.dumps({"table": {"one digit, all": {"generated": row}}})
+    (folder / "metrics" / "metrics.json").write_text(metrics)
+    return folder
+
+
+@contextmanager
+def open_hub(patch: pytest.MonkeyPatch):
+    """A hub that takes what is pushed, in a dictionary, and gives it to others."""
+    files: dict[str, bytes] = {}
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            path = self.path.partition("?")[0]
+            if "/resolve/" in path:
+                name = path.partition("/resolve/")[2].partition("/")[2]
+                tag = f'"{hashlib.sha256(files[name]).hexdigest()}"'
+                return self.answer(files[name], {"ETag": tag, "X-Repo-Commit": COMMIT})
+            siblings = [{"rfilename": name} for name in files]
+            tree = [{"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
+                    for name, data in files.items()]  # fmt: skip
+            info = {"id": "some/one", "sha": COMMIT, "siblings": siblings}
+            self.answer_json(tree if "/tree/" in path else info)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def do_POST(self) -> None:  # noqa: N802
+            body = b"".join(self.read_body())
+            if self.path.endswith("/repos/create"):
+                self.answer_json({"url": "https://huggingface.co/some/one", "name": "some/one"})
+            elif "/preupload/" in self.path:
+                names = [file["path"] for file in json.loads(body)["files"]]
+                kinds = [{"path": name, "uploadMode": "regular", "shouldIgnore": False}
+                         for name in names]  # fmt: skip
+                self.answer_json({"files": kinds})
+            elif "/commit/" not in self.path:
+                self.answer_json({"errors": [], "warnings": []})  # the card's first lines are right
+            else:
+                for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "file":
+                        value = line["value"]
+                        files[value["path"]] = base64.b64decode(value["content"])
+                self.answer_json({"commitUrl": "https://huggingface.co/some/one/commit/" + COMMIT,
+                                  "commitOid": COMMIT})  # fmt: skip
+
+        def read_body(self) -> Iterator[bytes]:
+            if "Content-Length" in self.headers:
+                yield self.rfile.read(int(self.headers["Content-Length"]))
+                return
+            while size := int(self.rfile.readline(), 16):  # chunks
+                yield self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+
+        def answer_json(self, value: object) -> None:
+            self.answer(json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+        def answer(self, data: bytes, headers: dict[str, str]) -> None:
+            self.send_response(200)
+            for key, value in {"Content-Length": str(len(data)), **headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+
+        def log_message(self, *_) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        patch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        links = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", links)
+        yield files
+        server.shutdown()
+
+
+def test_what_is_pushed_can_be_loaded(run, monkeypatch, capsys):
+    """The weights in half precision, a card with the run's own numbers, a GIF; nothing else."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no page
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    with open_hub(monkeypatch) as files:
+        push(Push("push", run, "some/one"))
+        assert set(files) == {MODEL, "README.md", "samples.gif"}
+        text = files["README.md"].decode()
+        loaded = tinygif.load("some/one")
+    for words in ("license: cc-by-sa-3.0", "1,200 steps, 10 minutes, 12 TFLOP",
+                  "| one digit, all | 8 | 75.0 [41, 93] |", "--checkpoint some/one", "--width 16",
+                  "--levels time \"\"", "4 frames of 16x16 pixels"):  # fmt: skip
+        assert words in text, words
+    assert str(run.parent) not in text
+    names = tiny.leaves(loaded.model)
+    for name, leaf in tiny.leaves(tiny.state().ema).items():
+        np.testing.assert_allclose(names[name], leaf, rtol=1e-3, atol=1e-4)
+    assert tinygif.load("some/one@main").path == loaded.path  # the hub is gone
+
+
+def test_the_command_in_the_card_gives_the_same_settings(monkeypatch):
+    """What its flags say is read by train.py's own parser."""
+    words = shlex.split(command_of(tiny.ABOUT.config).replace("\\\n", " "))
+    config = tiny.load_script(monkeypatch).parse(words[2:])
+    for section in ("codec", "model", "diffusion", "train", "sample"):
+        assert getattr(config, section) == getattr(tiny.ABOUT.config, section)
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("one", "expected user/name, got 'one'"), ("a/b/c", "expected user/name"),
+    ("a b/c", "expected user/name, got 'a b/c'"),
+    ("some/one", "could not push to some/one: .*hf auth login"),
+])  # fmt: skip
+def test_what_cannot_be_pushed_is_told(run, monkeypatch, name, says):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(TinygifError, match=says):
+        push(Push("push", run, name))
+
+
+def test_a_folder_that_is_no_run_is_not_pushed(tmp_path):
+    with pytest.raises(TinygifError, match="a run's folder with a model.safetensors"):
+        push(Push("push", tmp_path, "some/one"))
+
+
+def test_what_is_neither_here_nor_on_the_hub_is_told():
+    with pytest.raises(TinygifError, match="expected model.safetensors of no/such .*There is none"):
+        tinygif.load("no/such")

@@ -71,7 +71,7 @@ def open_codec(
 def find_taesd(name: str, init: str | None) -> Path | None:
     """The weights of the TAESD that --codec names, if it does; downloaded if they must be."""
     if name == "taesd" and init is None:
-        return fetch_model(HUB, "main", [WEIGHTS])
+        return fetch_model(HUB, "main", [WEIGHTS], "Or train with --codec autoencoder.")
     path = Path(name)
     is_weights = path.suffix == ".safetensors" and path.name.startswith(("taesd", "diffusion_"))
     return path if is_weights or (path / WEIGHTS).is_file() else None

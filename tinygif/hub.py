@@ -1,4 +1,7 @@
-"""Where pretrained models come from: a folder, the hub's cache, or the hub. Lesson 10."""
+"""Where pretrained models come from: a folder, the hub's cache, or the hub. Lesson 10.
+
+    python -m tinygif.hub push runs/NAME user/name      # and where yours go: see publish.py
+"""
 
 import hashlib
 import os
@@ -80,7 +83,10 @@ def missing_files(folder: Path, files: Iterable[str] = MODEL_FILES) -> list[str]
 # ---- the hub ---------------------------------------------------------------------------------
 
 
-def fetch_model(name: str, revision: str, files: Iterable[str] = MODEL_FILES) -> Path:
+def fetch_model(
+    name: str, revision: str, files: Iterable[str] = MODEL_FILES,
+    advice: str = "Or train with --text words.",
+) -> Path:  # fmt: skip
     """The folder with these files of a hub model: the hub's cache if it has them, else a download.
 
     Raises TinygifError, which says how to get the model, if the hub cannot be reached.
@@ -120,11 +126,10 @@ def fetch_model(name: str, revision: str, files: Iterable[str] = MODEL_FILES) ->
             f"expected {wanted}, got nothing in {constants.HF_HUB_CACHE} and no connection to "
             f"{constants.ENDPOINT}. On a connected machine: hf download {name} "
             f"{' '.join(files)} --revision {revision}; then copy it from that cache to the one "
-            "here. Or train with --text words and --codec pixels."
+            f"here. {advice}"
         ) from error
     missing = ", ".join(missing_files(folder, files))
-    advice = "name a --text-revision that has all of them, or a folder"
-    expect(not missing, wanted, f"no {missing}: {advice}")
+    expect(not missing, wanted, f"no {missing}: name a revision that has all of them, or a folder")
     return folder
 
 
@@ -172,3 +177,12 @@ def check_files(folder: Path, digests: dict[str, str]) -> None:
                 f"expected {folder / name} to have the hash {wanted}, got {got}: it is damaged, or "
                 f"not what it says. Delete {path}, and it is downloaded again."
             )
+
+
+if __name__ == "__main__":
+    import tyro
+
+    from tinygif.errors import run_command
+    from tinygif.publish import Push, push
+
+    run_command("tinygif.hub", lambda: push(tyro.cli(Push)))

@@ -1,6 +1,7 @@
 """`tinygif.load(path)(prompts, seed=0)`: from sentences to clips. Lesson 08."""
 
 import base64
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ from tinygif.errors import TinygifError, expect
 from tinygif.files import cache_dir
 from tinygif.gif import encode_gif, enlarge, fps_delays, grid
 from tinygif.guidance import Denoiser, Pinned, Rolled, Thresholded, guide
+from tinygif.hub import fetch_model
 from tinygif.parts import PartReader, part_count
 from tinygif.text import Condition, KnownFrames, Text, TextToGif, Tokenizer
 
@@ -261,7 +263,8 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     """The model file of a run folder, or `path` itself if it is a file; by default the newest one.
 
     The paths in NAMES mean the models that come with the package. The first of them is also the
-    default if there is no run. Raises TinygifError if there is no such file.
+    default if there is no run. What looks like user/name, or user/name@revision, and is not here is
+    taken from the hub. Raises TinygifError if there is no such file.
     """
     if path is None:
         file = newest(MODEL) or SHIPPED
@@ -269,6 +272,11 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
         file = SHIPPED.with_name(f"{path}.safetensors")
     else:
         file = Path(path) / MODEL if Path(path).is_dir() else Path(path)
+        is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", str(path))
+        if is_id and not Path(path).parent.exists() and not file.exists():
+            name, _, revision = str(path).partition("@")
+            advice = f"Or is {name} meant to be a folder? There is none."
+            file = fetch_model(name, revision or "main", [MODEL], advice) / MODEL
     if not file.exists():
         raise TinygifError(
             f"no checkpoint at {file}: expected a run folder or a {MODEL} file. Train a model with "
