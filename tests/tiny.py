@@ -97,11 +97,12 @@ def leaves(tree: PyTree) -> dict[str, np.ndarray]:
 # ---- the command -----------------------------------------------------------------------------
 
 
-def load_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """train.py as a module."""
-    spec = importlib.util.spec_from_file_location("train_script", TRAIN)
+def load_script(monkeypatch: pytest.MonkeyPatch, path: Path = TRAIN) -> ModuleType:
+    """train.py, or another script, as a module."""
+    name = f"{path.stem}_script"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "train_script", module)
+    monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
     return module
 
