@@ -14,7 +14,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 CARGO = (
     "optdigits.npz", "metrics/oracle.npz", "weights/moving_mnist.safetensors",
-    "weights/sprites.safetensors", "weights/README.md",
+    "weights/sprites.safetensors", "weights/two_digits.safetensors",
+    "weights/gameboy.safetensors", "weights/README.md", "page/index.html", "page/page.js",
+    "py.typed",
 )  # fmt: skip
 BUILD = "from setuptools import build_meta; build_meta.build_{}({!r})"
 USE = """

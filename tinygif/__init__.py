@@ -3,7 +3,7 @@
 from tinygif.errors import TinygifError
 from tinygif.gif import read_gif, write_gif
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Pipeline", "TinygifError", "load", "read_gif", "write_gif"]
 
 
