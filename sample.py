@@ -60,7 +60,7 @@ class Options:
     go_on: Annotated[Path | None, tyro.conf.arg(name="continue")] = None
     """A GIF that clips begin with."""
     loop: bool = False
-    """The last frame leads to the first."""
+    """The last frame leads to the first; digits get half a clip more, which leads back."""
     resample: int | None = None
     """Take every denoising step this many times, going back by fresh noise in between: known
     frames and the others then agree better. 4 by default for a model not trained with them."""

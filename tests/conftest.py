@@ -30,8 +30,9 @@ if jax.__version_info__ < (0, 13):  # later versions may not know these, and wou
     FLAGS |= {
         "--xla_cpu_experimental_ynn_fusion_type": "reduce",  # as the scripts do
         "--xla_backend_optimization_level": "0",
-        "--xla_cpu_use_fusion_emitters": "false",
     }
+if jax.__version_info__ < (0, 12):
+    FLAGS["--xla_cpu_use_fusion_emitters"] = "false"
 for flag, value in FLAGS.items():  # read when the first program is compiled
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={value}".strip()

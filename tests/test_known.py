@@ -365,6 +365,17 @@ def test_a_clip_is_led_back_to_its_beginning(knowing, monkeypatch):
     np.testing.assert_array_equal(given[0].frames[:, [0, 3]], ends[:, [0, 3]])
 
 
+def test_a_loop_is_a_clip_and_a_way_back_unless_clips_loop_anyway(knowing):
+    options = dict(seed=3, steps=2)
+    plain = animate(knowing, [PROMPT], **options)
+    back = animate(knowing, [PROMPT], loop=True, **options)
+    assert back.shape[1] == plain.shape[1] + plain.shape[1] // 2
+    np.testing.assert_array_equal(back[:, : plain.shape[1]], plain)
+    config = replace(knowing.config, data=replace(knowing.config.data, loops=True))
+    looping = Pipeline(knowing.model, config, knowing.words)
+    assert animate(looping, [PROMPT], loop=True, **options).shape == plain.shape
+
+
 # ---- resampling ------------------------------------------------------------------------------
 
 

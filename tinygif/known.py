@@ -142,8 +142,10 @@ def animate(
     length of the clips, by default as in training; of a clip that goes on half as many more.
     then: the prompts of the later windows of a long clip, one after another, the last one again and
     again; by default the same as at first.
-    `resample` is by default 4 for known frames in a model that was not trained with them. Prompts
-    may be None; other options as in `Pipeline.denoising`. Raises TinygifError.
+    With `loop` a model of clips that do not loop, but trained with known frames, draws half a clip
+    more, which leads back to the beginning. `resample` is by default 4 for known frames in a model
+    that was not trained with them. Prompts may be None; other options as in `Pipeline.denoising`.
+    Raises TinygifError.
     """
     window, pictures = pipeline.config.data.frames, pictures or {}
     expect(start is None or not pictures, "pictures, or a clip to go on from", "both")
@@ -165,6 +167,8 @@ def animate(
         resample = default_resample(pipeline) if resample is None else resample
     expect(is_long or not then, "more --frames than one clip, for --then", got)
     first = dict(options, known=known, frames=min(frames, window), resample=resample or 1)
+    if options.get("loop") and leads_back(pipeline):
+        return close(pipeline, pipeline(prompts, **first | {"loop": False}).array, **options)
     if not is_long:
         return pipeline(prompts, **first).array
     clips = pipeline(prompts, **first | {"loop": False}).array
@@ -175,6 +179,12 @@ def animate(
 def repeat(prompts: Sequence[str], count: int) -> list[list[str]]:
     """Each prompt for all of `count` clips."""
     return [[prompt] * count for prompt in prompts]
+
+
+def leads_back(pipeline: Pipeline) -> bool:
+    """Whether a loop of this model is a clip and a way back, because its clips do not loop."""
+    is_told = getattr(pipeline.config.model, "known_frames", False)
+    return is_told and not pipeline.config.data.loops and pipeline.config.data.frames >= 4
 
 
 def close(
