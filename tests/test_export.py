@@ -229,7 +229,9 @@ def test_the_page_draws_what_python_draws(opened, name, prompt):
     """The same seed, the same clip: at most 1 of 255 apart; a palette's colours are the same for
     nearly all pixels."""
     options = {"prompt": prompt, "seed": 2**32 - 5, "steps": 4, "guidance": 3.0, "solver": "dpmpp"}
-    clip = clip_of(opened(name, ""), options)
+    page = opened(name, "")
+    assert page.title() == "done", page.text_content("#message")
+    clip = clip_of(page, options)
     pipe, choices = tinygif.load(name), {k: v for k, v in options.items() if k != "prompt"}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         wanted = np.broadcast_to(pipe([prompt], **choices).array[0], clip.shape).astype(int)

@@ -301,9 +301,9 @@ function toGif(film) {
   const all = new Uint32Array(film.length * size * size);
   film.forEach((frame, i) => all.set(new Uint32Array(frame.buffer), i * size * size));
   const shades = Array.from({length: 256}, (_, i) => [i, i, i]);
-  const palette = settings.channels === 1 ? shades : gif.quantize(all, 256, {format: "rgb565"});
+  const palette = settings.channels === 1 ? shades : gif.quantize(new Uint8Array(all.buffer), 256);
   const exact = settings.colors ? commonest(film) : palette, encoder = gif.GIFEncoder();
-  const place = pixels => settings.channels === 1 ? Uint8Array.from(pixels, p => p & 255) : gif.applyPalette(pixels, exact);
+  const place = pixels => settings.channels === 1 ? Uint8Array.from(pixels, p => p & 255) : gif.applyPalette(new Uint8Array(pixels.buffer), exact);
   large.forEach((pixels, i) => {
     const delay = 10 * (Math.round((i + 1) * 100 / fps) - Math.round(i * 100 / fps));
     encoder.writeFrame(place(pixels), wide, wide, {palette: i ? undefined : exact, delay});
