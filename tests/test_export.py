@@ -247,7 +247,7 @@ def test_a_visitor(opened, tmp_path):
     assert page.title() == "done" and page.input_value("#seed") == "1"
     first = page.evaluate("document.querySelector('canvas').toDataURL().length")
     assert first > 500 and "seed=1&steps=4" in page.url
-    assert '--prompt "a 7 moving left" --seed 1 --steps 4' in page.text_content("#command")
+    assert "--prompt 'a 7 moving left' --seed 1 --steps 4" in page.text_content("#command")
     with page.expect_download() as download:
         page.click("a[download]")
     download.value.save_as(tmp_path.parent / "x.gif")

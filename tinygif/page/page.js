@@ -349,9 +349,12 @@ function remember(options) {
   const words = new URLSearchParams();
   for (const name of ["prompt", "seed", "steps", "guidance", "solver", "count"]) words.set(name, options[name]);
   history.replaceState(null, "", `?${words}`);
-  $("command").textContent = `python sample.py --checkpoint ${settings.name} --prompt ${JSON.stringify(options.prompt)} `
+  $("command").textContent = `python sample.py --checkpoint ${settings.name} --prompt ${shellQuote(options.prompt)} `
     + `--seed ${options.seed} --steps ${options.steps} --guidance ${options.guidance} --solver ${options.solver} --count ${options.count}`;
 }
+
+// A sentence for a shell, which would otherwise run what stands in $(...).
+const shellQuote = text => `'${text.replaceAll("'", "'\\''")}'`;
 
 function complain(error) {
   $("message").textContent = error.message;
