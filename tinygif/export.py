@@ -8,6 +8,7 @@ browser by ONNX Runtime. The page's script (page/page.js) has the tokenizer, the
 and guidance; a seed gives the GIF that `sample.py` makes of it. Lesson 17.
 """
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -163,13 +164,9 @@ def encoder(codec: FrameCodec | Tiles) -> Callable[[Array], Array]:
 
 def to_onnx(run: Callable, inputs: dict[str, Any], outputs: tuple[str, ...]) -> bytes:
     """A function as an ONNX file. Weights that half precision holds exactly are kept in it."""
-    try:
-        from jax2onnx import to_onnx as convert
-        from onnx import TensorProto, helper, numpy_helper
-    except ImportError as error:
-        raise TinygifError(
-            f'{error.name} is missing: python -m pip install "tinygif[export]"'
-        ) from error
+    from jax2onnx import to_onnx as convert
+    from onnx import TensorProto, helper, numpy_helper
+
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in inputs.values()]
     proto = convert(run, shapes, input_names=list(inputs), output_names=list(outputs))
     casts = []
@@ -207,7 +204,8 @@ def settings(pipeline: Pipeline, name: str, runtime: dict[str, dict[str, str]]) 
         "parts": config.text.parts, "examples": examples(pipeline),
         "alpha": schedule.alpha.tolist(), "sigma": schedule.sigma.tolist(),
         "x0_of_x": [0.0, *of_x], "x0_of_prediction": [0.0, *of_prediction],
-        "guidance": 1.0 if data.unconditional else sample.guidance, "steps": PALETTE_STEPS if colors else STEPS,
+        "guidance": 1.0 if data.unconditional else sample.guidance,
+        "steps": PALETTE_STEPS if colors else STEPS,
         "solver": sample.solver if sample.solver in PAGE_SOLVERS else "dpmpp",
         "temperature": sample.temperature, "dynamic_threshold": sample.dynamic_threshold,
         "loops": data.loops, "known": takes_known(pipeline),
@@ -277,6 +275,8 @@ def export_page(pipeline: Pipeline, name: str, out: Path, runtime: Path | None =
     found = [path.name for path in out.iterdir()] if out.is_dir() else []
     strange = sorted(set(found) - ours)
     expect(not strange, "a new folder, or an earlier page", f"{out} with {', '.join(strange[:3])}")
+    if importlib.util.find_spec("jax2onnx") is None:
+        raise TinygifError('jax2onnx is missing: python -m pip install "tinygif[export]"')
     check_room(out, 2**26, "a page")
     (out / "settings.json").unlink(missing_ok=True)
     places = copy_runtime(runtime, out)
