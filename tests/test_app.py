@@ -51,10 +51,24 @@ def test_a_wish_that_cannot_be_is_refused(field, value, says):
 
 
 def test_a_guess_after_every_step_then_the_clip_that_sample_py_draws(pipeline):
-    *guesses, last = draw(WISH)
-    assert len(guesses) == 2 and all(guess.shape == last.shape for guess in guesses)
+    *guesses, (last, note) = draw(WISH)
+    assert [note for _, note in guesses] == ["step 1 of 2", "step 2 of 2"] and note == ""
+    assert all(guess.shape == last.shape for guess, _ in guesses)
     options = dict(seed=3, steps=2, guidance=3.0, solver="ddim")
     np.testing.assert_array_equal(last, pipeline([WISH.prompt], **options).array)
+
+
+def test_work_ends_when_nobody_waits(pipeline):
+    steps = draw(replace(WISH, steps=40))
+    next(steps)
+    steps.close()  # joins the thread
+    assert not [thread for thread in threading.enumerate() if "work" in thread.name]
+
+
+def test_a_first_frame_stands_in_the_command():
+    wish = replace(WISH, prompt="")
+    assert "--first-frame x.png --count" in wish.command("x.png")
+    assert "--prompt ''" in wish.command()
 
 
 def test_errors_in_the_thread_are_raised_here(pipeline):

@@ -77,11 +77,15 @@ class Wish:
             value = getattr(self, name)
             expect(value in known, f"{name} of {', '.join(known)}", value[:80])
 
-    def command(self) -> str:
-        """The command that draws the same."""
+    def command(self, picture: str = "") -> str:
+        """The command that draws the same; picture: the name of the first frame's file."""
         words = ["python", "sample.py", "--checkpoint", self.checkpoint]
-        many = ["--morph", self.prompt, self.morph_to] if self.morph_to else []
-        words += many or ["--prompt", self.prompt, "--count", str(self.count)]
+        words += ["--first-frame", picture] * (picture != "")
+        if self.morph_to:
+            words += ["--morph", self.prompt, self.morph_to]
+        else:
+            words += ["--prompt", self.prompt] * (self.prompt != "" or not picture)
+            words += ["--count", str(self.count)]
         for name in ("seed", "steps", "guidance", "solver", "negative_prompt", "palette", "lora"):
             if (value := getattr(self, name)) not in ("", None):
                 words += [f"--{name.replace('_', '-')}", str(value)]
@@ -111,34 +115,44 @@ def model_of(wish: Wish) -> Pipeline:
     return open_model(wish.checkpoint, wish.lora, wish.lora_scale if wish.lora else 1.0)
 
 
-def draw(wish: Wish, picture: Path | None = None) -> Iterator[np.ndarray]:
-    """Clips (b, f, h, w, c): the guess after every denoising step, then what was drawn.
+class Left(Exception):
+    """Nobody waits for the clips any more."""
 
-    picture: the first frame. The work is done in a thread, whose steps are passed on as they come.
+
+def draw(wish: Wish, picture: Path | None = None) -> Iterator[tuple[np.ndarray, str]]:
+    """Clips (b, f, h, w, c): the guess after every denoising step, with a note; then the result.
+
+    picture: the first frame. The work is done in a thread, whose steps are passed on as they come;
+    it ends when nobody takes them any more.
     """
-    pipeline = model_of(wish)
-    results: queue.Queue = queue.Queue()
+    pipeline, results, left = model_of(wish), queue.Queue(), threading.Event()
 
     def watch(trajectory: Iterable, total: int) -> Iterator:
-        for x, guess in trajectory:
-            results.put((pipeline.model.codec.decode(guess), None))
+        for step, (x, guess) in enumerate(trajectory, 1):
+            if left.is_set():
+                raise Left
+            results.put((pipeline.model.codec.decode(guess), f"step {step} of {total}"))
             yield x, guess
 
     def work() -> None:
         try:
-            results.put((finish(wish, pipeline, picture, watch), StopIteration()))
+            results.put((finish(wish, pipeline, picture, watch), ""))
         except BaseException as error:
             results.put((None, error))
 
-    threading.Thread(target=work, daemon=True).start()
-    while True:
-        clips, error = results.get()
-        if clips is not None:
-            yield clips
-        if isinstance(error, StopIteration):
-            return
-        if error is not None:
-            raise error
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            clips, note = results.get()
+            if clips is None:
+                raise note
+            yield clips, note
+            if note == "":
+                return
+    finally:  # also if the visitor closes the page
+        left.set()
+        thread.join()
 
 
 def finish(wish: Wish, pipeline: Pipeline, picture: Path | None, watch: Any) -> np.ndarray:
@@ -165,8 +179,13 @@ def gif_of(clips: np.ndarray, wish: Wish) -> tuple[np.ndarray, bytes]:
     return picture, encode_gif(picture, fps_delays(len(picture), fps))
 
 
-def figure(clips: np.ndarray, wish: Wish, note: str, done: bool = True) -> str:
-    """The clips as HTML, with what may be downloaded and the command that makes them again."""
+def figure(
+    clips: np.ndarray, wish: Wish, note: str, done: bool = True, shown: str = ""
+) -> str:  # fmt: skip
+    """The clips as HTML, with what may be downloaded and the command that makes them again.
+
+    shown: the name of the picture that they begin with.
+    """
     picture, data = gif_of(clips, wish)
     image = f"data:image/gif;base64,{base64.b64encode(data).decode()}"
     style = "image-rendering: pixelated; min-width: 160px"
@@ -178,7 +197,7 @@ def figure(clips: np.ndarray, wish: Wish, note: str, done: bool = True) -> str:
             write(film, picture, model_of(wish).config.data.fps)
             coded = base64.b64encode(film.read_bytes()).decode()
         links.append(f'<a download="clip.mp4" href="data:video/mp4;base64,{coded}">MP4</a>')
-    rest = f"{' '.join(links)}<br><code>{escape(wish.command())}</code>" if done else ""
+    rest = f"{' '.join(links)}<br><code>{escape(wish.command(shown))}</code>" if done else ""
     return f"{html}<figcaption>{escape(note)} {rest}</figcaption></figure>"
 
 
@@ -224,11 +243,12 @@ def build(options: Options) -> Any:
         def steps() -> Iterator:
             wish, began = read_wish(dict(zip(vars(Wish()), values))), time.time()
             wish.check(checkpoints, adapters)
-            path, count = None if picture is None else Path(picture), 0
-            for count, clips in enumerate(draw(wish, path)):
-                note = f"step {count + 1} of {wish.steps}"
-                yield figure(clips, wish, note, done=False), gallery, "".join(gallery)
-            html = figure(clips, wish, f"{time.time() - began:.1f} s")
+            path = None if picture is None else Path(picture)
+            for clips, note in draw(wish, path):
+                if note:
+                    yield figure(clips, wish, note, done=False), gallery, "".join(gallery)
+            name = "" if path is None else path.name
+            html = figure(clips, wish, f"{time.time() - began:.1f} s", shown=name)
             kept = [html, *gallery][:KEPT]
             yield html, kept, "".join(kept)
 
@@ -247,7 +267,7 @@ def build(options: Options) -> Any:
         def steps_of() -> Iterator:
             wish = read_wish(values)
             wish.check(checkpoints, adapters)
-            *_, clips = draw(wish)
+            *_, (clips, _) = draw(wish)
             data = base64.b64encode(gif_of(clips, wish)[1]).decode()
             yield {"gif": data, "command": wish.command()}
 

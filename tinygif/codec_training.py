@@ -21,7 +21,7 @@ from tinygif.gif import grid, write_gif
 from tinygif.hub import fetch_model
 from tinygif.latents import FrameCodec, normalize
 from tinygif.log import Log
-from tinygif.pipeline import find_checkpoint
+from tinygif.pipeline import NAMES, find_checkpoint
 from tinygif.schedule import Schedule
 from tinygif.taesd import HUB, TAESD, WEIGHTS
 from tinygif.towers.pretrained import load_weights
@@ -55,6 +55,8 @@ def open_codec(
         expect(not untrained, "--codec-steps of at least 1 for a new autoencoder", 0)
         return config, None
     else:
+        what = f"--codec {', '.join(FOLDS)}, a run or model file, or the weights of a TAESD"
+        expect("/" in name or Path(name).exists() or name in NAMES, what, repr(name))
         model, about = load_model(find_checkpoint(name))
         codec, codec_config = model.codec, replace(about.config.codec, codec_steps=0)
         theirs = about.config.data.channels

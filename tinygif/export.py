@@ -8,6 +8,8 @@ browser by ONNX Runtime. The page's script (page/page.js) has the tokenizer, the
 and guidance; a seed gives the GIF that `sample.py` makes of it. Lesson 17.
 """
 
+import base64
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -50,7 +52,6 @@ RUNTIME = {
 STEPS, PALETTE_STEPS = 4, 8
 """Denoising steps of the page by default: digits need no more (diary, section 6), pixel art has
 fewer specks with twice as many."""
-PAGE_SOLVERS = "ddim", "dpmpp"
 
 
 # ---- networks as ONNX files --------------------------------------------------------------------
@@ -206,7 +207,7 @@ def settings(pipeline: Pipeline, name: str, runtime: dict[str, dict[str, str]]) 
         "x0_of_x": [0.0, *of_x], "x0_of_prediction": [0.0, *of_prediction],
         "guidance": 1.0 if data.unconditional else sample.guidance,
         "steps": PALETTE_STEPS if colors else STEPS,
-        "solver": sample.solver if sample.solver in PAGE_SOLVERS else "dpmpp",
+        "solver": "ddim" if sample.solver == "ddim" and not sample.eta else "dpmpp",
         "temperature": sample.temperature, "dynamic_threshold": sample.dynamic_threshold,
         "loops": data.loops, "known": takes_known(pipeline),
         "files": sorted(networks(pipeline)), "runtime": runtime,
@@ -235,12 +236,15 @@ def copy_runtime(folder: Path | None, out: Path) -> dict[str, dict[str, str]]:
                 for name, (path, digest) in RUNTIME.items()}  # fmt: skip
     places = {}
     (out / "runtime").mkdir(exist_ok=True)
-    for name, (path, _) in RUNTIME.items():
+    for name, (path, digest) in RUNTIME.items():
         package, _, rest = path.partition("/")
         source = folder / package.partition("@")[0] / rest
-        what = f"{source}, from npm install {package} gifenc, in --runtime"
-        expect(source.is_file(), what, "no such file")
-        write_whole(out / "runtime" / source.name, source.read_bytes())
+        advice = f"npm install {' '.join(sorted({p.split('/')[0] for p, _ in RUNTIME.values()}))}"
+        expect(source.is_file(), f"{source}, as `{advice}` makes it, in --runtime", "no such file")
+        data = source.read_bytes()
+        found = "sha384-" + base64.b64encode(hashlib.sha384(data).digest()).decode()
+        expect(found == digest, f"{source} of {package}: `{advice}`", "another version of it")
+        write_whole(out / "runtime" / source.name, data)
         places[name] = {"url": f"runtime/{source.name}"}
     return places
 
@@ -289,7 +293,7 @@ def export_page(pipeline: Pipeline, name: str, out: Path, runtime: Path | None =
 
 def main(options: Options) -> None:
     pipeline = pipelines.load(options.checkpoint)
-    export_page(pipeline, options.checkpoint, options.out, options.runtime)
+    export_page(pipeline, options.checkpoint.rstrip("/"), options.out, options.runtime)
     size = sum(path.stat().st_size for path in options.out.iterdir() if path.is_file())
     print(f"wrote {options.out}/ ({size / 1e6:.1f} MB). See it with\n"
           f"    python -m http.server --directory {options.out}\n"

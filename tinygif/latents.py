@@ -1,7 +1,7 @@
 """What the learned codecs share: every frame by itself, codes of deviation 1. Lesson 16.
 
-A frame that is known can so be given to the model as a code, too; and a long clip is coded and
-decoded some frames at a time, so that it does not fill the memory.
+A frame that is known can therefore be given to the model as a code, too. The codes of a folder are
+computed, and clips are decoded, some frames at a time, so that long clips do not fill the memory.
 """
 
 import abc

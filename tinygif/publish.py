@@ -9,6 +9,7 @@ safetensors and text are pushed and loaded; nothing that is loaded is executed.
 import dataclasses
 import importlib.util
 import json
+import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from tinygif.checkpoint import MODEL, About
 from tinygif.config import Config
 from tinygif.datasets import preset_for
 from tinygif.errors import TinygifError, expect
+from tinygif.export import examples, export_page
 from tinygif.pipeline import load
 
 DATA = {
@@ -30,7 +32,8 @@ DATA = {
     "sprites": ("characters put together from sheets of the Liberated Pixel Cup", "cc-by-sa-3.0"),
 }  # fmt: skip
 """What the drawn data sets show, and the licence of the pictures."""
-UNTOLD = {"mnist_dir", "sprites_dir", "digits_hash", "text_revision", "text_dims", "lora_words"}
+UNTOLD = {"dataset", "images", "mnist_dir", "sprites_dir", "digits_hash", "text_revision",
+          "text_dims", "lora_words"}  # fmt: skip
 """Settings that train.py fills in, or that name folders of one machine."""
 CARD = """\
 ---
@@ -61,7 +64,8 @@ clips = tinygif.load("{name}")(["{prompt}"], seed=0)
 {command}
 ```
 
-{steps:,} steps, {cost}. Data: {data}; its licence holds for those who use the model, too.
+{steps:,} steps, {cost}; from random weights, unless the model continues another one (`--init`).
+Data: {data}; its licence holds for those who use the model, too.
 
 ## How well it draws
 
@@ -89,7 +93,8 @@ def command_of(config: Config) -> str:
     """The train.py command of a config: what differs from its preset, as flags."""
     data, kind = config.data, config.model.model
     preset = preset_for(data.dataset, config.preset, data.digits, None if kind == "unet" else kind)
-    words = [f"python train.py --dataset {data.dataset} --preset {config.preset}"]
+    name = Path(data.dataset).name  # a folder is named without the way to it
+    words = [f"python train.py --dataset {shlex.quote(name)} --preset {config.preset}"]
     words += ["--model transformer"] * (kind == "transformer")
     for section in dataclasses.fields(Config)[1:]:
         ours, theirs = getattr(config, section.name), getattr(preset, section.name)
@@ -102,7 +107,10 @@ def command_of(config: Config) -> str:
                 words.append(flag if value else flag.replace("--", "--no-", 1))
             else:
                 values = value if isinstance(value, tuple) else (value,)
-                words.append(" ".join([flag, *(f'"{v}"' if v == "" else str(v) for v in values)]))
+                words.append(" ".join([flag, *(shlex.quote(str(v)) for v in values)]))
+    if config.codec.codec == "autoencoder" and config.codec.codec_steps == 0:
+        words = [word.replace("--codec-steps 0", "--codec ANOTHER_RUN") for word in words
+                 if word != "--codec autoencoder"]  # fmt: skip
     return " \\\n    ".join(words)
 
 
@@ -134,7 +142,8 @@ def card(name: str, about: About, values: dict[str, Any]) -> str:
     """The model card."""
     data = about.config.data
     shape = f"{data.frames} frames of {data.size}x{data.size} pixels"
-    shown, usual = DATA.get(data.dataset, (f"the clips of a folder, {data.dataset}", "other"))
+    name_of_data = Path(data.dataset).name
+    shown, usual = DATA.get(data.dataset, (f"the clips of a folder, {name_of_data}", "other"))
     seconds, tflop = values.pop("seconds"), values.pop("tflop")
     return CARD.format(
         name=name, title=name.partition("/")[2], shape=shape, data=shown, steps=about.step,
@@ -151,18 +160,14 @@ def collect(options: Push, out: Path) -> None:
     grids = sorted((run / "samples").glob("[0-9]*.gif"))
     expect(bool(grids), f"a GIF in {run / 'samples'}, as train.py writes them", "none")
     (out / "samples.gif").write_bytes(grids[-1].read_bytes())
-    page = ""
+    page, prompt = "", examples(pipeline)[0]
     if about.config.text.text == "words" and importlib.util.find_spec("jax2onnx"):
-        from tinygif.export import examples, export_page
-
         export_page(pipeline, options.name, out / "page")
         page = ("\nThe folder `page` is a web page that draws with this model in the visitor's own "
                 "browser: put it on any web space.\n")  # fmt: skip
-        prompt = examples(pipeline)[0]
     else:
         print('no page is made: it needs python -m pip install "tinygif[export]", and a model that '
               "is not read by a tower")  # fmt: skip
-        prompt = pipeline.reader.example() if hasattr(pipeline.reader, "example") else ""
     try:
         spent = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     except (OSError, ValueError, IndexError):

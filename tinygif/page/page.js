@@ -349,12 +349,14 @@ function remember(options) {
   const words = new URLSearchParams();
   for (const name of ["prompt", "seed", "steps", "guidance", "solver", "count"]) words.set(name, options[name]);
   history.replaceState(null, "", `?${words}`);
-  $("command").textContent = `python sample.py --checkpoint ${settings.name} --prompt ${shellQuote(options.prompt)} `
-    + `--seed ${options.seed} --steps ${options.steps} --guidance ${options.guidance} --solver ${options.solver} --count ${options.count}`;
+  $("command").textContent = `python sample.py --checkpoint ${shellQuote(settings.name)} `
+    + (options.prompt ? `--prompt ${shellQuote(options.prompt)} ` : "")
+    + ["first", "last"].map(id => $(id).files[0] ? `--${id}-frame ${shellQuote($(id).files[0].name)} ` : "").join("")
+    + `--seed ${options.seed} --steps ${options.steps} --guidance ${options.guidance} --solver ${options.solver}${options.solver === "ddim" ? " --eta 0" : ""} --count ${options.count}`;
 }
 
 // A sentence for a shell, which would otherwise run what stands in $(...).
-const shellQuote = text => `'${text.replaceAll("'", "'\\''")}'`;
+const shellQuote = text => /^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 
 function complain(error) {
   $("message").textContent = error.message;
@@ -370,7 +372,7 @@ function complain(error) {
   }));
 }
 
-let drawing = false;
+let drawing = true;  // until the networks are there
 async function draw() {
   if (drawing) return;
   drawing = true;
@@ -423,7 +425,7 @@ async function importModule(place) {
 
 function fillIn() {
   const asked = new URLSearchParams(location.search), random = crypto.getRandomValues(new Uint32Array(1))[0];
-  $("title").textContent = `text to GIF: ${settings.name.split("/").at(-1)}`;
+  $("title").textContent = `text to GIF: ${settings.name.replace(/\/model.safetensors$/, "").split("/").at(-1)}`;
   $("known").hidden = !settings.known;
   const values = {prompt: settings.examples[0], seed: random, steps: settings.steps, guidance: settings.guidance, solver: settings.solver, count: 1};
   for (const [id, value] of Object.entries(values)) $(id).value = asked.get(id) ?? value;
@@ -455,6 +457,7 @@ async function main() {
   onnx.env.wasm.wasmBinary = wasm;
   onnx.env.wasm.numThreads = 1;  // threads need headers that plain web space does not send
   for (const [i, name] of files.entries()) networks[name] = await onnx.InferenceSession.create(graphs[i]);
+  drawing = false;
   await draw();
 }
 
