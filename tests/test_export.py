@@ -136,7 +136,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 def test_a_runtime_that_is_not_there_is_told(tmp_path):
     pytest.importorskip("jax2onnx")
-    with pytest.raises(TinygifError, match="npm install onnxruntime-web"):
+    with pytest.raises(TinygifError, match="npm install gifenc.* onnxruntime-web"):
         export_page(pipeline(tiny.CONFIG), "x", tmp_path / "page", tmp_path)
 
 

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -388,7 +389,7 @@ def test_what_is_pushed_can_be_loaded(run, monkeypatch, capsys):
         loaded = tinygif.load("some/one")
     for words in ("license: cc-by-sa-3.0", "1,200 steps, 10 minutes, 12 TFLOP",
                   "| one digit, all | 8 | 75.0 [41, 93] |", "--checkpoint some/one", "--width 16",
-                  "--levels time \"\"", "4 frames of 16x16 pixels"):  # fmt: skip
+                  "--levels time ''", "4 frames of 16x16 pixels"):  # fmt: skip
         assert words in text, words
     assert str(run.parent) not in text
     names = tiny.leaves(loaded.model)
@@ -403,6 +404,12 @@ def test_the_command_in_the_card_gives_the_same_settings(monkeypatch):
     config = tiny.load_script(monkeypatch).parse(words[2:])
     for section in ("codec", "model", "diffusion", "train", "sample"):
         assert getattr(config, section) == getattr(tiny.ABOUT.config, section)
+
+
+def test_the_command_in_the_card_tells_no_paths():
+    data = replace(tiny.CONFIG.data, dataset="/home/me/my gifs", images="/home/me/stills")
+    command = command_of(replace(tiny.CONFIG, data=data))
+    assert "--dataset 'my gifs'" in command and "/home" not in command
 
 
 @pytest.mark.parametrize(("name", "says"), [
