@@ -185,7 +185,7 @@ def test_a_run_killed_in_either_stage_ends_with_the_same_bytes(run, tmp_path, ke
 
 
 @pytest.mark.slow
-def test_another_run_takes_the_codec_as_it_is(run, tmp_path):
+def test_another_run_takes_the_codec_and_measures_its_own_clips(run, tmp_path):
     words = flags(LEARNED)
     words[words.index("--codec") + 1] = str(run)
     assert call(*words, "--seed", 1, "--out", tmp_path / "second") == 0
@@ -193,8 +193,13 @@ def test_another_run_takes_the_codec_as_it_is(run, tmp_path):
     first, second = training.load_state(run), training.load_state(tmp_path / "second")
     assert second[1].config.codec == replace(LEARNED.codec, codec_steps=0)
     ours, theirs = (tiny.leaves(state.model.codec) for state, _ in (first, second))
+    measured = {"latent_mean", "latent_std"}
+    assert measured < theirs.keys()
     for name in theirs:
-        np.testing.assert_array_equal(ours[name], theirs[name], name)
+        if name in measured:
+            np.testing.assert_allclose(ours[name], theirs[name], atol=0.05)
+        else:
+            np.testing.assert_array_equal(ours[name], theirs[name], name)
 
 
 @pytest.mark.parametrize(("words", "says"), [
