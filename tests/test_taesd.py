@@ -118,6 +118,7 @@ COLOUR = replace(
 )
 
 
+@pytest.mark.slow
 def test_a_run_on_its_code(weights, tmp_path):
     """The codec is in the checkpoint: sampling needs no other file."""
     folder, words = tmp_path / "run", [*flags(COLOUR), "--codec", weights.parent]
