@@ -213,6 +213,37 @@ def test_a_pinned_model_has_the_files_that_everybody_has(source, hub_cache, monk
         find_model("clip")
 
 
+class Answers(BaseHTTPRequestHandler):
+    """What both hubs below have in common: how they answer."""
+
+    def answer_json(self, value: object) -> None:
+        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def answer(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(data)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@contextmanager
+def serve(hub: type[Answers], patch: pytest.MonkeyPatch):
+    """Run a hub here, and let the hub's own client ask it."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        patch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        links = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", links)
+        yield
+        server.shutdown()
+
+
 @contextmanager
 def fake_hub(source: Path, patch: pytest.MonkeyPatch, damaged: str | None = None):
     """A hub with one model, some/one; what it serves as `damaged` is not what it announces."""
@@ -224,7 +255,7 @@ def fake_hub(source: Path, patch: pytest.MonkeyPatch, damaged: str | None = None
         for file, name in names.items()
     ]  # fmt: skip
 
-    class Hub(BaseHTTPRequestHandler):
+    class Hub(Answers):
         def do_GET(self) -> None:  # noqa: N802
             path = self.path.partition("?")[0]
             if not path.startswith(("/api/models/some/one/", "/some/one/resolve/")):
@@ -238,29 +269,12 @@ def fake_hub(source: Path, patch: pytest.MonkeyPatch, damaged: str | None = None
                 data = contents[file][:-1] + b"x" if file == damaged else contents[file]
                 name = f'"{names[file]}"'
                 return self.answer(200, data, {"ETag": name, "X-Repo-Commit": COMMIT})
-            self.answer(200, json.dumps(data).encode(), {"Content-Type": "application/json"})
+            self.answer_json(data)
 
         do_HEAD = do_GET  # noqa: N815
 
-        def answer(self, status: int, data: bytes, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for key, value in {"Content-Length": str(len(data)), **headers}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(data)
-
-        def log_message(self, *_) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        patch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        links = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", links)
+    with serve(Hub, patch):
         yield
-        server.shutdown()
 
 
 def test_a_model_is_downloaded_from_the_hub_once(source, monkeypatch):
@@ -311,13 +325,13 @@ def open_hub(patch: pytest.MonkeyPatch):
     """A hub that takes what is pushed, in a dictionary, and gives it to others."""
     files: dict[str, bytes] = {}
 
-    class Hub(BaseHTTPRequestHandler):
+    class Hub(Answers):
         def do_GET(self) -> None:  # noqa: N802
             path = self.path.partition("?")[0]
             if "/resolve/" in path:
                 name = path.partition("/resolve/")[2].partition("/")[2]
                 tag = f'"{hashlib.sha256(files[name]).hexdigest()}"'
-                return self.answer(files[name], {"ETag": tag, "X-Repo-Commit": COMMIT})
+                return self.answer(200, files[name], {"ETag": tag, "X-Repo-Commit": COMMIT})
             siblings = [{"rfilename": name} for name in files]
             tree = [{"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
                     for name, data in files.items()]  # fmt: skip
@@ -354,28 +368,8 @@ def open_hub(patch: pytest.MonkeyPatch):
                 self.rfile.readline()
             self.rfile.readline()
 
-        def answer_json(self, value: object) -> None:
-            self.answer(json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-        def answer(self, data: bytes, headers: dict[str, str]) -> None:
-            self.send_response(200)
-            for key, value in {"Content-Length": str(len(data)), **headers}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(data)
-
-        def log_message(self, *_) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        patch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        links = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", links)
+    with serve(Hub, patch):
         yield files
-        server.shutdown()
 
 
 def test_what_is_pushed_can_be_loaded(run, monkeypatch, capsys):

@@ -7,6 +7,7 @@ elsewhere. `/gif` is its API: a prompt and settings in, a GIF and the command th
 """
 
 import base64
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -33,7 +34,7 @@ from tinygif.known import animate, read_picture
 from tinygif.lora import with_adapter
 from tinygif.morph import morph, there_and_back
 from tinygif.palette import PALETTES, pixel_art, read_palette
-from tinygif.pipeline import NAMES, GeneratedClips, Pipeline, keep_compiled, load
+from tinygif.pipeline import NAMES, GeneratedClips, Pipeline, keep_compiled, load, unwatched
 from tinygif.sampler import SOLVERS
 
 PROMPT, COUNT, STEPS, WAITING, KEPT = 400, 6, 100, 16, 12
@@ -87,7 +88,7 @@ class Wish:
             words += ["--prompt", self.prompt] * (self.prompt != "" or not picture)
             words += ["--count", str(self.count)]
         for name in ("seed", "steps", "guidance", "solver", "negative_prompt", "palette", "lora"):
-            if (value := getattr(self, name)) not in ("", None):
+            if (value := getattr(self, name)) != "":
                 words += [f"--{name.replace('_', '-')}", str(value)]
         words += ["--lora-scale", str(self.lora_scale)] * bool(self.lora)
         return shlex.join([*words, *["--loop"] * self.loop])
@@ -229,10 +230,11 @@ def build(options: Options) -> Any:
 
     checkpoints, adapters = choices(options)
 
-    def safely(steps: Iterator) -> Iterator:
+    @contextlib.contextmanager
+    def safely() -> Iterator[None]:
         """Errors as sentences. What nobody foresaw is printed here, and not told there."""
         try:
-            yield from steps
+            yield
         except TinygifError as error:
             raise gr.Error(str(error)) from None
         except Exception:
@@ -240,7 +242,7 @@ def build(options: Options) -> Any:
             raise gr.Error("this did not work: expected values as the page sends them") from None
 
     def show(gallery: list[str], picture: str | None, *values: Any) -> Iterator:
-        def steps() -> Iterator:
+        with safely():
             wish, began = read_wish(dict(zip(vars(Wish()), values))), time.time()
             wish.check(checkpoints, adapters)
             path = None if picture is None else Path(picture)
@@ -252,8 +254,6 @@ def build(options: Options) -> Any:
             kept = [html, *gallery][:KEPT]
             yield html, kept, "".join(kept)
 
-        yield from safely(steps())
-
     def gif(
         prompt: str, seed: int = 0, checkpoint: str = "moving_mnist", negative_prompt: str = "",
         steps: int = 10, guidance: float = 3.0, solver: str = "dpmpp", count: int = 1,
@@ -263,15 +263,12 @@ def build(options: Options) -> Any:
         """The GIF of a prompt, in base64, and the command that makes it."""
         given = locals()
         values = {name: given[name] for name in vars(Wish())}
-
-        def steps_of() -> Iterator:
+        with safely():
             wish = read_wish(values)
             wish.check(checkpoints, adapters)
-            *_, (clips, _) = draw(wish)
+            clips = finish(wish, model_of(wish), None, unwatched)
             data = base64.b64encode(gif_of(clips, wish)[1]).decode()
-            yield {"gif": data, "command": wish.command()}
-
-        return next(safely(steps_of()))
+            return {"gif": data, "command": wish.command()}
 
     with gr.Blocks(title="tinygif", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gallery = gr.State([], time_to_live=3600)

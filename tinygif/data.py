@@ -28,6 +28,13 @@ GRAY = (0.299, 0.587, 0.114)
 """How bright red, green and blue are: ITU-R BT.601."""
 
 
+def in_channels(
+    frames: UInt8[np.ndarray, "*f h w 3"], channels: int
+) -> UInt8[np.ndarray, "*f h w c"]:
+    """Frames in colour, with 3 channels, or in gray with 1."""
+    return frames if channels == 3 else np.round(frames @ GRAY)[..., None].astype(np.uint8)
+
+
 @runtime_checkable
 class Dataset(Protocol):
     """Captioned clips by index: `dataset[i]`, or `dataset.example(i, frames)` for a shorter clip.

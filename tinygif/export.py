@@ -115,7 +115,7 @@ def networks(pipeline: Pipeline) -> dict[str, tuple[Callable, dict[str, Any], tu
 
     inputs = {"x_t": clip, "level": np.zeros((), np.float32), "states": text.states,
               "pooled": text.pooled, "mask": text.mask}  # fmt: skip
-    if takes_known(pipeline):
+    if pipeline.takes_known:
         inputs |= {"known": clip, "is_known": np.zeros(shape[0], bool)}
     out = {"text": (read, {"ids": ids}, ("states", "pooled", "mask")),
            "model": (predict, inputs, ("prediction",))}  # fmt: skip
@@ -123,14 +123,9 @@ def networks(pipeline: Pipeline) -> dict[str, tuple[Callable, dict[str, Any], tu
         size, channels = config.data.size, config.data.channels
         frame = jax.ShapeDtypeStruct((channels, size, size), np.float32)
         out["decoder"] = (decoder(codec), {"x0": clip}, ("clip",))
-        if takes_known(pipeline):
+        if pipeline.takes_known:
             out["encoder"] = (encoder(codec), {"frame": frame}, ("x0",))
     return out
-
-
-def takes_known(pipeline: Pipeline) -> bool:
-    """Whether the model is trained to be given known frames."""
-    return getattr(pipeline.config.model, "known_frames", False)
 
 
 def decoder(codec: FrameCodec | Tiles) -> Callable[[Array], Array]:
@@ -145,8 +140,7 @@ def decoder(codec: FrameCodec | Tiles) -> Callable[[Array], Array]:
             return rearrange(tiles, form, y=y, x=x, p=TILE, q=TILE)
 
         return to_clip
-    codec, mean, std = plain(codec), codec.latent_mean, codec.latent_std
-    return jax.vmap(lambda z: codec.decode_frame(z * std[:, None, None] + mean[:, None, None]))
+    return jax.vmap(plain(codec).to_frame)
 
 
 def encoder(codec: FrameCodec | Tiles) -> Callable[[Array], Array]:
@@ -159,8 +153,7 @@ def encoder(codec: FrameCodec | Tiles) -> Callable[[Array], Array]:
             return rearrange(code, "(y x) d -> d y x", y=frame.shape[1] // TILE)
 
         return to_code
-    codec, mean, std = plain(codec), codec.latent_mean, codec.latent_std
-    return lambda frame: (codec.encode_frame(frame) - mean[:, None, None]) / std[:, None, None]
+    return plain(codec).to_code
 
 
 def to_onnx(run: Callable, inputs: dict[str, Any], outputs: tuple[str, ...]) -> bytes:
@@ -192,11 +185,11 @@ def settings(pipeline: Pipeline, name: str, runtime: dict[str, dict[str, str]]) 
     """Everything that the script has to know, as JSON."""
     config, codec, schedule = pipeline.config, pipeline.model.codec, pipeline.schedule
     data, sample, reader = config.data, config.sample, pipeline.reader
-    steps, part = range(1, schedule.T + 1), getattr(reader, "reader", reader)
+    part, kind = getattr(reader, "reader", reader), config.diffusion.predict
+    one, zero, steps = jnp.ones(()), jnp.zeros(()), jnp.arange(1, schedule.T + 1)
     # at every step t, x0 is so much of x_t and so much of the prediction
-    kind, one, zero = config.diffusion.predict, jnp.ones(()), jnp.zeros(())
-    of_x = [float(to_x0(schedule, zero, one, t, kind)) for t in steps]
-    of_prediction = [float(to_x0(schedule, one, zero, t, kind)) for t in steps]
+    of_x = jax.vmap(lambda t: to_x0(schedule, zero, one, t, kind))(steps)
+    of_prediction = jax.vmap(lambda t: to_x0(schedule, one, zero, t, kind))(steps)
     colors = np.unique(codec.colors, axis=0).tolist() if isinstance(codec, Palette) else None
     return {
         "name": name, "fps": data.fps, "size": data.size, "channels": data.channels,
@@ -204,13 +197,12 @@ def settings(pipeline: Pipeline, name: str, runtime: dict[str, dict[str, str]]) 
         "words": part.words, "fillers": sorted(FILLERS), "max_tokens": part.max_tokens,
         "parts": config.text.parts, "examples": examples(pipeline),
         "alpha": schedule.alpha.tolist(), "sigma": schedule.sigma.tolist(),
-        "x0_of_x": [0.0, *of_x], "x0_of_prediction": [0.0, *of_prediction],
+        "x0_of_x": [0.0, *of_x.tolist()], "x0_of_prediction": [0.0, *of_prediction.tolist()],
         "guidance": 1.0 if data.unconditional else sample.guidance,
         "steps": PALETTE_STEPS if colors else STEPS,
         "solver": "ddim" if sample.solver == "ddim" and not sample.eta else "dpmpp",
         "temperature": sample.temperature, "dynamic_threshold": sample.dynamic_threshold,
-        "loops": data.loops, "known": takes_known(pipeline),
-        "files": sorted(networks(pipeline)), "runtime": runtime,
+        "loops": data.loops, "known": pipeline.takes_known, "runtime": runtime,
     }  # fmt: skip
 
 
@@ -286,9 +278,11 @@ def export_page(pipeline: Pipeline, name: str, out: Path, runtime: Path | None =
     places = copy_runtime(runtime, out)
     for file in PAGE.iterdir():
         shutil.copyfile(file, out / file.name)
-    for network, (run, inputs, outputs) in networks(pipeline).items():
+    graphs = networks(pipeline)
+    for network, (run, inputs, outputs) in graphs.items():
         write_whole(out / f"{network}.onnx", to_onnx(run, inputs, outputs))
-    write_whole(out / "settings.json", json.dumps(settings(pipeline, name, places)).encode())
+    values = settings(pipeline, name, places) | {"files": sorted(graphs)}
+    write_whole(out / "settings.json", json.dumps(values).encode())
 
 
 def main(options: Options) -> None:

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from tinygif import gif
 from tinygif.config import Config, DataConfig
-from tinygif.data import GRAY, Slice, read_batch
+from tinygif.data import Slice, in_channels, read_batch
 from tinygif.datasets import open_dataset
 from tinygif.errors import TinygifError, check_range, expect
 from tinygif.files import cache_dir
@@ -42,7 +42,7 @@ def fit(frame: UInt8[np.ndarray, "h w 3"], data: DataConfig) -> UInt8[np.ndarray
     """
     square = (data.size, data.size)
     image = np.asarray(ImageOps.fit(Image.fromarray(frame), square, Image.Resampling.BOX))
-    return image if data.channels == 3 else np.round(image @ GRAY)[..., None].astype(np.uint8)
+    return in_channels(image, data.channels)
 
 
 def read_frames(path: Path) -> tuple[list[UInt8[np.ndarray, "h w 3"]], list[int]]:
@@ -183,8 +183,8 @@ def repeat(prompts: Sequence[str], count: int) -> list[list[str]]:
 
 def leads_back(pipeline: Pipeline) -> bool:
     """Whether a loop of this model is a clip and a way back, because its clips do not loop."""
-    is_told = getattr(pipeline.config.model, "known_frames", False)
-    return is_told and not pipeline.config.data.loops and pipeline.config.data.frames >= 4
+    data = pipeline.config.data
+    return pipeline.takes_known and not data.loops and data.frames >= 4
 
 
 def close(
@@ -209,7 +209,7 @@ def close(
 
 def default_resample(pipeline: Pipeline) -> int:
     """1 for a model that was trained with known frames; else 4, and a remark is printed."""
-    if getattr(pipeline.config.model, "known_frames", False):
+    if pipeline.takes_known:
         return 1
     print("this model was not trained with known frames (--known-frames, --known-share): they are "
           "put in at every step, and the others follow less well", file=sys.stderr)  # fmt: skip

@@ -43,15 +43,23 @@ class FrameCodec(eqx.Module):
     def decode_frame(self, z: Float[Array, "z h2 w2"]) -> Float[Array, "c h w"]:
         """The inverse of `encode_frame`, nearly."""
 
+    def to_code(self, x: Float[Array, "c h w"]) -> Float[Array, "z h2 w2"]:
+        """The normalised code of a frame in [-1, 1]."""
+        mean, std = self.latent_mean[:, None, None], self.latent_std[:, None, None]
+        return (self.encode_frame(x) - mean) / std
+
+    def to_frame(self, x0: Float[Array, "z h2 w2"]) -> Float[Array, "c h w"]:
+        """The frame of a normalised code."""
+        mean, std = self.latent_mean[:, None, None], self.latent_std[:, None, None]
+        return self.decode_frame(x0 * std + mean)
+
     def shape(self, frames: int, size: int) -> tuple[int, int, int, int]:
         """The shape (f, z, h / fold, w / fold) of a square clip as the model sees it."""
         return frames, len(self.latent_mean), size // self.fold, size // self.fold
 
     def encode(self, clip: UInt8[Array | np.ndarray, "f h w c"]) -> Float[Array, "f z h2 w2"]:
         """A clip in 0..255 to its code."""
-        mean, std = self.latent_mean[:, None, None], self.latent_std[:, None, None]
-        one = lambda x: (self.encode_frame(x) - mean) / std  # noqa: E731
-        return jax.vmap(one)(self.pixels.encode(clip))
+        return jax.vmap(self.to_code)(self.pixels.encode(clip))
 
     def decode(
         self, x0: Float[Array | np.ndarray, "*b f z h2 w2"]
@@ -82,8 +90,7 @@ def encode_frames(codec: FrameCodec, frames: UInt8[Array, "n h w c"]) -> Float[A
 @eqx.filter_jit
 def decode_frames(codec: FrameCodec, x0: Float[Array, "n z h w"]) -> Float[Array, "n c h2 w2"]:
     """Normalised codes to frames in [-1, 1]."""
-    mean, std = codec.latent_mean[:, None, None], codec.latent_std[:, None, None]
-    return jax.vmap(lambda z: codec.decode_frame(z * std + mean))(x0)
+    return jax.vmap(codec.to_frame)(x0)
 
 
 def normalize(codec: FrameCodec, clips: UInt8[np.ndarray, "b f h w c"]) -> FrameCodec:

@@ -184,6 +184,11 @@ class Pipeline:
         scale = clip.shape[1] // words.shape[-1]
         return clip, self.reader.tokens(prompt), words.repeat(scale, -1).repeat(scale, -2)
 
+    @property
+    def takes_known(self) -> bool:
+        """Whether the model is trained to be given known frames."""
+        return getattr(self.config.model, "known_frames", False)
+
     def draw_noise(self, count: int, seed: int, config: Config) -> Float[Array, "b f c h w"]:
         """The noise that so many clips are made of; the first ones do not depend on the count."""
         shape = self.model.codec.shape(config.data.frames, config.data.size)

@@ -24,6 +24,7 @@ from tinygif.datasets import preset_for
 from tinygif.errors import TinygifError, expect
 from tinygif.export import examples, export_page
 from tinygif.pipeline import load
+from tinygif.training import count_weights
 
 DATA = {
     "moving_mnist": ("digits of MNIST (Y. LeCun, C. Cortes), which tinygif moves and captions",
@@ -172,8 +173,6 @@ def collect(options: Push, out: Path) -> None:
         spent = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     except (OSError, ValueError, IndexError):
         spent = {}
-    from tinygif.training import count_weights
-
     values = {"gif": "samples.gif", "prompt": prompt, "page": page, "license": options.license,
               "weights": count_weights(pipeline.model) / 1e6, "figures": figures_of(run),
               "seconds": spent.get("seconds", 0), "tflop": spent.get("tflop", 0)}  # fmt: skip

@@ -14,15 +14,10 @@ from jaxtyping import Array, Float, Float16, UInt8
 
 from tinygif.checkpoint import digest, named
 from tinygif.clips.prepare import CLIPS, map_clips, read_report
-from tinygif.data import GRAY
+from tinygif.data import in_channels
 from tinygif.errors import TinygifError
 from tinygif.files import check_room, lock, whole_file
 from tinygif.latents import FrameCodec, in_chunks
-
-
-def in_channels(clip: UInt8[np.ndarray, "f h w 3"], channels: int) -> UInt8[np.ndarray, "f h w c"]:
-    """A clip in colour, with 3 channels or in gray with 1."""
-    return clip if channels == 3 else np.round(clip @ GRAY)[..., None].astype(np.uint8)
 
 
 def map_codes(

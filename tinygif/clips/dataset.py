@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Float16, UInt8
 
 from tinygif import gif
-from tinygif.clips.codes import in_channels, map_codes
+from tinygif.clips.codes import map_codes
 from tinygif.clips.prepare import map_clips, read_report, read_rows
 from tinygif.config import DataConfig
+from tinygif.data import in_channels
 from tinygif.errors import TinygifError, expect
 from tinygif.latents import FrameCodec
 from tinygif.text import split
